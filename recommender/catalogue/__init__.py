@@ -1,0 +1,1 @@
+"""Instance types, regions and offerings: what exists."""

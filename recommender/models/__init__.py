@@ -1,0 +1,1 @@
+"""Performance models, one file each: what is believed about runtimes."""

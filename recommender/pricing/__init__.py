@@ -1,0 +1,1 @@
+"""Purchase options: from runtime, usage and price to USD per run."""
