@@ -1,11 +1,13 @@
-"""The command line: parse, call the library, print."""
+"""The command line: parse, call the library, print. The commands themselves are in `recommender.commands`."""
 
 from __future__ import annotations
 
 import sys
+from typing import Annotated
 
 import typer
 
+from recommender.commands import catalogue, datasets, profile, recommend
 from recommender.errors import RecommenderError
 
 app = typer.Typer(
@@ -15,10 +17,26 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     add_completion=False,
 )
+app.command("recommend")(recommend.recommend)
+app.command("suggest")(recommend.suggest)
+app.command("profile")(profile.profile)
+app.add_typer(catalogue.app, name="catalogue")
+app.add_typer(datasets.app, name="datasets")
+app.command("strategies")(recommend.strategies)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        from importlib.metadata import version
+
+        typer.echo(version("cloud-configuration-recommender"))
+        raise typer.Exit
 
 
 @app.callback()
-def _root() -> None:
+def _root(
+    version: Annotated[bool, typer.Option("--version", help="Print the version.", callback=_version, is_eager=True)] = False,
+) -> None:
     pass
 
 
@@ -28,4 +46,7 @@ def main() -> None:
         app()
     except RecommenderError as error:
         sys.stderr.write(f"recommender: {' '.join(str(error).split())}\n")
+        sys.exit(1)
+    except BrokenPipeError:
+        sys.stderr.close()
         sys.exit(1)

@@ -1,0 +1,213 @@
+"""Options that several commands share, and their conversion to what the library takes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from recommender.errors import InputError
+from recommender.units import parse_duration
+
+if TYPE_CHECKING:
+    from recommender.problem import Problem
+    from recommender.runs import Runs
+
+
+class Format(StrEnum):
+    """How an answer is printed."""
+
+    TABLE = "table"
+    JSON = "json"
+    CSV = "csv"
+
+
+class Objective(StrEnum):
+    """What is minimised."""
+
+    COST = "cost"
+    RUNTIME = "runtime"
+
+
+FILTERS, MONEY, ASKED = "Which candidates", "How it is paid", "What is asked"
+
+RunsArgument = Annotated[
+    Path | None,
+    typer.Argument(help="Runs table (CSV or Parquet); none with --strategy price-only.", show_default=False),
+]
+Workload = Annotated[
+    str | None,
+    typer.Option(help="The workload asked about; the others in RUNS are its archive.", rich_help_panel=ASKED),
+]
+Archive = Annotated[list[Path] | None, typer.Option(help="Runs tables of other workloads.", rich_help_panel=ASKED)]
+CandidatesFile = Annotated[
+    Path | None, typer.Option("--candidates", help="Candidates table; default: the catalogue.", rich_help_panel=FILTERS)
+]
+StrategyName = Annotated[str, typer.Option("--strategy", help="See `recommender strategies`.", rich_help_panel=ASKED)]
+ObjectiveOption = Annotated[Objective, typer.Option(help="What to minimise.", rich_help_panel=ASKED)]
+Deadline = Annotated[
+    str | None, typer.Option(help="A run must end within this time, e.g. 90s, 30m, 2h.", rich_help_panel=ASKED)
+]
+Budget = Annotated[float | None, typer.Option(help="A run must cost at most this, USD.", rich_help_panel=ASKED)]
+Confidence = Annotated[
+    float, typer.Option(help="Probability with which deadline and budget must hold.", rich_help_panel=ASKED)
+]
+Inputs = Annotated[
+    list[str] | None,
+    typer.Option("--input", help="NAME=VALUE of the job to recommend for, e.g. scale=1.", rich_help_panel=ASKED),
+]
+LocalLike = Annotated[
+    str | None, typer.Option(help="Catalogue family the profiling machine is like, e.g. m7i.", rich_help_panel=ASKED)
+]
+Seed = Annotated[int, typer.Option(help="Seed of every random choice.", rich_help_panel=ASKED)]
+Top = Annotated[int, typer.Option(min=1, help="Rows to show.")]
+FormatOption = Annotated[Format, typer.Option("--format", help="Form of the answer.")]
+Purchase = Annotated[
+    str | None,
+    typer.Option(
+        help="on-demand, spot, reserved, savings-plan (or a full name such as reserved-3y-all-upfront), all; comma-separated. "
+        "Default: on-demand, spot and 1-year commitments without upfront; with --candidates on-demand.",
+        rich_help_panel=MONEY,
+    ),
+]
+RunsPerMonth = Annotated[
+    float, typer.Option(help="How often the job runs; decides whether a commitment pays.", rich_help_panel=MONEY)
+]
+CheckpointInterval = Annotated[
+    str | None,
+    typer.Option(help="Time between checkpoints on spot; default: restart from scratch.", rich_help_panel=MONEY),
+]
+Prices = Annotated[
+    Path | None,
+    typer.Option(help="Your own prices: instance_type, region, purchase_option, usd_per_hour.", rich_help_panel=MONEY),
+]
+Region = Annotated[
+    str | None,
+    typer.Option(
+        help="Regions, comma-separated, or all; default: the runs' own, else us-east-1.", rich_help_panel=FILTERS
+    ),
+]
+MaxNodes = Annotated[
+    int | None, typer.Option(min=1, help="Largest cluster; default: the largest measured.", rich_help_panel=FILTERS)
+]
+MinVcpus = Annotated[
+    int | None, typer.Option("--min-vcpus", "--vcpus", help="vCPUs of one node at least.", rich_help_panel=FILTERS)
+]
+MaxVcpus = Annotated[int | None, typer.Option(help="vCPUs of one node at most.", rich_help_panel=FILTERS)]
+MinMemory = Annotated[
+    float | None,
+    typer.Option("--min-memory", "--memory", help="Memory of one node at least, GiB.", rich_help_panel=FILTERS),
+]
+MaxMemory = Annotated[float | None, typer.Option(help="Memory of one node at most, GiB.", rich_help_panel=FILTERS)]
+Family = Annotated[
+    str | None, typer.Option(help="Families, comma-separated globs, e.g. 'm7*,c7g'.", rich_help_panel=FILTERS)
+]
+InstanceType = Annotated[str | None, typer.Option(help="Instance types, comma-separated.", rich_help_panel=FILTERS)]
+Architecture = Annotated[
+    str | None,
+    typer.Option(help="x86_64, arm64 or any; default: what the runs were measured on.", rich_help_panel=FILTERS),
+]
+MinGeneration = Annotated[int | None, typer.Option(help="Generation of the family at least.", rich_help_panel=FILTERS)]
+MaxPrice = Annotated[
+    float | None, typer.Option(help="On-demand USD per hour of one node at most.", rich_help_panel=FILTERS)
+]
+LocalDisk = Annotated[
+    bool | None,
+    typer.Option(
+        "--local-disk/--no-local-disk", help="Only with, or only without, local disks.", rich_help_panel=FILTERS
+    ),
+]
+Burstable = Annotated[bool, typer.Option("--burstable", help="Consider burstable types too.", rich_help_panel=FILTERS)]
+Accelerators = Annotated[
+    bool,
+    typer.Option(
+        "--accelerators", help="Consider types with GPUs and other accelerators too.", rich_help_panel=FILTERS
+    ),
+]
+
+
+def words(text: str | None) -> tuple[str, ...]:
+    """Split a comma-separated option."""
+    return tuple(w.strip() for w in (text or "").split(",") if w.strip())
+
+
+def pairs(items: Iterable[str] | None) -> dict[str, float]:
+    """Read NAME=VALUE options.
+
+    Raises
+    ------
+    InputError
+        When one is not a name, an equals sign and a number.
+    """
+    result = {}
+    for item in items or ():
+        name, equals, value = item.partition("=")
+        try:
+            if not (name and equals):
+                raise ValueError
+            result[name.strip()] = float(value)
+        except ValueError:
+            raise InputError(f"--input {item!r} is not NAME=VALUE with a number, such as scale=1") from None
+    return result
+
+
+def ask(
+    runs: Path | None,
+    *,
+    workload: str | None,
+    archive: list[Path] | None,
+    candidates: Path | None,
+    objective: Objective,
+    deadline: str | None,
+    budget: float | None,
+    confidence: float,
+    purchase: str | None,
+    region: str | None,
+    max_nodes: int | None,
+    inputs: list[str] | None,
+    prices: Path | None,
+    top: int,
+    seed: int,
+    local_like: str | None,
+    runs_per_month: float,
+    checkpoint_interval: str | None,
+    filters: dict[str, Any],
+    architecture: str | None,
+    burstable: bool,
+    accelerators: bool,
+) -> tuple[Problem, Runs]:
+    """Build the problem that the options describe."""
+    from recommender.catalogue import TypeFilter
+    from recommender.pricing import Usage, parse_purchase
+    from recommender.problem import build_problem
+
+    usage = Usage(
+        runs_per_month=runs_per_month,
+        checkpoint_interval_s=parse_duration(checkpoint_interval) if checkpoint_interval else None,
+    )
+    return build_problem(
+        runs,
+        workload=workload,
+        archive=archive or (),
+        candidates=candidates,
+        prices=prices,
+        objective="cost" if objective is Objective.COST else "runtime",
+        deadline_s=parse_duration(deadline) if deadline else None,
+        budget_usd=budget,
+        confidence=confidence,
+        purchase=parse_purchase(purchase) if purchase else None,
+        regions=words(region) or None,
+        max_nodes=max_nodes,
+        types=TypeFilter(**filters),
+        architecture=architecture,
+        include_burstable=burstable,
+        include_accelerators=accelerators,
+        inputs=pairs(inputs),
+        usage=usage,
+        local_like=local_like,
+        seed=seed,
+        top=top,
+    )

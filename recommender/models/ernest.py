@@ -1,0 +1,400 @@
+"""Ernest (Venkataraman et al., NSDI 2016): runtime as a non-negative sum of scaling terms.
+
+Notation
+--------
+s   input scale of a run                      m  machines (node_count)       c  vCPUs of one machine that the run may use
+q   units that must coordinate: m for cluster runs; m·c when every run used one machine
+v   CoreMark per vCPU of the instance family relative to the fastest family that was run
+θ   coefficients, all ≥ 0                     t  runtime in s
+
+    t = (θ0 + θ1 s/(m c) + θ2 ln q + θ3 q [+ θ4 s]) / v · exp(family effect)
+
+The paper's model has one machine type and no θ4; it adds terms by cross-validation, as θ4 (work that does not divide)
+is here. Our choices: residuals are relative, because noise is multiplicative; types share one fit through v unless a
+type has runs enough for its own; a type's family effect is its shrunken mean residual.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+from scipy import optimize, stats
+
+from recommender.catalogue.cpu import identify
+from recommender.errors import InsufficientEvidenceError
+from recommender.models import ASSUMED, MODELLED, Array, Prediction, repetition_noise, with_measurements
+from recommender.models.memory import memory_need
+from recommender.problem import Problem, scale_column
+from recommender.runs import Runs
+
+TERMS = ("fixed time", "work that divides over vCPUs", "coordination", "coordination", "work that does not divide")
+MINIMUM_POINTS = 3
+OWN_FIT_POINTS = 6
+MISFIT = 0.2
+
+# Spread of ln(runtime) between instance families at equal vCPUs after CoreMark scaling. Measured within one generation:
+# 0.07 to 0.2 on the public Lumos set (single c5, m5, r5 machines), 0.33 to 0.5 on Scout (c4, m4, r4 clusters).
+FAMILY_SPREAD, CLUSTER_FAMILY_SPREAD = 0.2, 0.4
+# The profiling machine against the catalogue family its CPU belongs to, and an unrecognised CPU: assumptions.
+LOCAL_SPREAD, UNKNOWN_CPU_SPREAD = 0.1, 0.35
+# Further spread per doubling beyond the measured range: of parallelism, of scale, and of a parallelism never varied
+# (speed-up anywhere between none and perfect: ln 2 / sqrt 12 a doubling).
+PARALLEL_SPREAD, SCALE_SPREAD, UNSEEN_PARALLEL_SPREAD = 0.1, 0.05, float(np.log(2) / np.sqrt(12))
+
+
+@dataclass(frozen=True)
+class Points:
+    """Runs as arrays, shape (runs,)."""
+
+    scale: Array
+    machines: Array
+    vcpus: Array
+    units: Array
+    speed: Array
+    runtime_s: Array
+    censored: npt.NDArray[np.bool_]
+    key: npt.NDArray[np.intp]
+    """Equal for repetitions of one point (type, nodes, vCPUs, scale)."""
+    instance_type: npt.NDArray[np.object_]
+    family: npt.NDArray[np.object_]
+
+    def take(self, rows: npt.NDArray[np.bool_]) -> Points:
+        """Return the points where `rows` is true."""
+        return Points(*(getattr(self, name)[rows] for name in self.__dataclass_fields__))
+
+
+@dataclass(frozen=True)
+class Fit:
+    """Fitted coefficients and what their residuals say."""
+
+    theta: Array
+    """(5,), θ4 = 0 unless cross-validation chose it."""
+    gram_inverse: Array
+    """Inverse of X̃ᵀX̃ over the active terms, X̃ = features / runtime; for the leverage of a prediction."""
+    active: npt.NDArray[np.intp]
+    held_out_log: Array
+    """ln(predicted/observed) of each distinct point when it is left out."""
+    spread: float
+    """Root mean square of `held_out_log`, small-sample corrected."""
+
+    @property
+    def held_out_error(self) -> float:
+        """Mean absolute relative error of held-out points."""
+        return float(np.mean(np.abs(np.expm1(self.held_out_log))))
+
+
+def features(scale: Array, machines: Array, vcpus: Array, units: Array) -> Array:
+    """Columns 1, s/(m c), ln q, q, s (Ernest eq. 1 and the optional serial term); shape (n, 5)."""
+    return np.stack([np.ones_like(scale), scale / (machines * vcpus), np.log(units), units, scale], axis=1)
+
+
+def solve(x: Array, t: Array) -> Array:
+    """Minimise Σ ((xθ − t)/t)² over θ ≥ 0, columns divided by their means as in the paper's code."""
+    size = x.mean(axis=0)
+    size[size == 0] = 1.0
+    theta, _ = optimize.nnls(x / size / t[:, None], np.ones_like(t))
+    return np.asarray(theta / size)
+
+
+def fit(points: Points, *, serial_term: bool | None = None) -> Fit:
+    """Fit θ; a run stopped at its time limit counts as at least that long (imputed by the fit where that says more).
+
+    `serial_term` None: θ4 is used when leaving points out in turn says it helps by more than 2 % of the error.
+
+    Raises
+    ------
+    InsufficientEvidenceError
+        With fewer than three distinct points.
+    """
+    keys = np.unique(points.key)
+    done = np.unique(points.key[~points.censored])
+    if len(done) < MINIMUM_POINTS:
+        raise InsufficientEvidenceError(
+            f"ernest needs completed runs at {MINIMUM_POINTS} distinct points (input scale x parallelism) at least; found {len(done)}; "
+            "measure other scales or core counts, e.g. recommender profile --scales 0.1,0.2,0.4 --cores 1,2"
+        )
+    x = features(points.scale, points.machines, points.vcpus, points.units)
+    t = points.runtime_s * points.speed
+    varied = len(np.unique(points.machines * points.vcpus)) > 1
+    choices = [serial_term] if serial_term is not None else [False, True] if varied and len(keys) > 4 else [False]
+    held = {choice: _leave_out(x[:, : 5 if choice else 4], t, points.censored, points.key, done) for choice in choices}
+    best = choices[0]
+    if len(choices) == 2 and np.mean(held[True] ** 2) < 0.96 * np.mean(held[False] ** 2):
+        best = True
+    width = 5 if best else 4
+    theta = np.zeros(5)
+    theta[:width], full_t = _censored_solve(x[:, :width], t, points.censored)
+    active = np.flatnonzero(theta > 0)
+    scaled = x[:, active] / full_t[:, None]
+    gram = scaled.T @ scaled
+    dof = max(1, len(done) - len(active))
+    rms = float(np.sqrt(np.mean(held[best] ** 2)))
+    return Fit(
+        theta=theta,
+        gram_inverse=np.linalg.pinv(gram, hermitian=True) * len(t) / len(keys),
+        active=active,
+        held_out_log=held[best],
+        spread=rms * float(stats.t.ppf(0.9, dof) / stats.norm.ppf(0.9)),
+    )
+
+
+def _censored_solve(x: Array, t: Array, censored: npt.NDArray[np.bool_]) -> tuple[Array, Array]:
+    """θ and the runtimes used: censored ones raised to what the fit predicts, until that settles."""
+    theta, used = solve(x, t), t
+    for _ in range(20 if censored.any() else 0):
+        new = np.where(censored, np.maximum(t, x @ theta), t)
+        if np.allclose(new, used, rtol=1e-6):
+            break
+        theta, used = solve(x, new), new
+    return theta, used
+
+
+def _leave_out(
+    x: Array, t: Array, censored: npt.NDArray[np.bool_], key: npt.NDArray[np.intp], done: npt.NDArray[np.intp]
+) -> Array:
+    """ln(predicted/observed) of each completed distinct point, its repetitions left out together."""
+    errors = []
+    for k in done:
+        out = key == k
+        theta, _ = _censored_solve(x[~out], t[~out], censored[~out])
+        seen = out & ~censored
+        errors.append(np.log(max(float(x[seen][0] @ theta), 1e-9)) - float(np.mean(np.log(t[seen]))))
+    clipped: Array = np.clip(np.asarray(errors, dtype=float), -3.0, 3.0)
+    return clipped
+
+
+def distinct_points(runs: Runs) -> int:
+    """Number of distinct (type, nodes, vCPUs, scale) points with a completed run."""
+    column = scale_column(runs.inputs)
+    return len(runs.completed.drop_duplicates(["instance_type", "node_count", "vcpus", *([column] if column else [])]))
+
+
+@dataclass(frozen=True)
+class Ernest:
+    """Predicts every configuration from one non-negative fit, or a type's own where it has runs enough."""
+
+    def predict(self, problem: Problem, runs: Runs) -> Prediction:
+        """Runtime of every configuration at the input asked about.
+
+        Raises
+        ------
+        InsufficientEvidenceError
+            With fewer than three distinct completed points.
+        """
+        warnings: list[str] = []
+        points, relative, unknown = _points(problem, runs, warnings)
+        pooled = fit(points)
+        noise = repetition_noise(runs)
+        cluster = bool((points.machines > 1).any())
+        configurations = problem.configurations
+        families = (
+            configurations["family"]
+            .where(configurations["family"] != "", configurations["instance_type"])
+            .to_numpy(object)
+        )
+        target = _target(problem, points, cluster)
+        shape = features(*target)
+        effect, effect_sd, seen = _family_effects(points, pooled, families, cluster, unknown)
+        seconds = shape @ pooled.theta / relative * np.exp(effect)
+        spread = _fit_spread(pooled, shape, seconds * relative / np.exp(effect), noise)
+        coefficients = np.broadcast_to(pooled.theta, shape.shape).copy()
+        for name in np.unique(points.instance_type):
+            mine = points.take(points.instance_type == name)
+            here = (configurations["instance_type"] == name).to_numpy()
+            if (
+                not here.any()
+                or len(np.unique(mine.key[~mine.censored])) < OWN_FIT_POINTS
+                or len(np.unique(points.instance_type)) == 1
+            ):
+                continue
+            own = fit(mine)
+            seconds[here] = shape[here] @ own.theta / relative[here]
+            spread[here] = _fit_spread(own, shape[here], shape[here] @ own.theta, noise)
+            coefficients[here], effect_sd[here] = own.theta, 0.0
+        outside = _outside(points, target)
+        if pooled.held_out_error > MISFIT:
+            warnings.append(
+                f"misfit: held-out runs are predicted with {pooled.held_out_error:.0%} mean error; Ernest's scaling terms do not "
+                "describe this workload well, so measure the configuration you intend to use"
+            )
+        need = memory_need(runs, scale_column(runs.inputs), problem.inputs)
+        excluded = np.zeros(len(shape), dtype=np.int16)
+        reasons: tuple[tuple[str, str], ...] = ()
+        memory = configurations["memory_gib"].to_numpy(float)
+        if need is not None:
+            excluded = np.where(memory < need.gib, 1, 0).astype(np.int16)
+            reasons = (("memory", need.sentence),)
+
+        def binding(i: int) -> str:
+            share = shape[i] * coefficients[i]
+            named = {
+                name: float(sum(share[j] for j, other in enumerate(TERMS) if other == name))
+                for name in dict.fromkeys(TERMS)
+            }
+            largest = max(named, key=lambda name: named[name])
+            text = f"{largest} takes {named[largest] / max(share.sum(), 1e-300):.0%} of the time"
+            return (
+                f"{text}; memory is {need.gib / memory[i]:.0%} used"
+                if need is not None and need.gib > 0.7 * memory[i]
+                else text
+            )
+
+        prediction = Prediction(
+            log_runtime=np.log(np.maximum(seconds, 1e-3)),
+            spread=np.sqrt(spread**2 + effect_sd**2 + outside**2),
+            evidence=np.where(seen, MODELLED, ASSUMED).astype(np.int8),
+            completing=np.ones(len(shape)),
+            family_spread=effect_sd,
+            excluded=excluded,
+            reasons=reasons,
+            warnings=tuple(warnings),
+            binding=binding,
+        )
+        result = with_measurements(prediction, problem, runs)
+        return replace(result, family_spread=np.minimum(result.family_spread, result.spread))
+
+
+def _fit_spread(model: Fit, shape: Array, seconds: Array, noise: float) -> Array:
+    """Held-out spread grown by the leverage of each prediction: σ² (1 + x̃ᵀ(X̃ᵀX̃)⁻¹x̃), x̃ = x / prediction."""
+    x = shape[:, model.active] / np.maximum(seconds, 1e-9)[:, None]
+    leverage = np.einsum("ij,jk,ik->i", x, model.gram_inverse, x)
+    spread: Array = np.sqrt(max(model.spread, noise) ** 2 * (1.0 + np.maximum(leverage, 0.0)))
+    return spread
+
+
+def _family_effects(
+    points: Points, pooled: Fit, families: npt.NDArray[np.object_], cluster: bool, unknown: bool
+) -> tuple[Array, Array, npt.NDArray[np.bool_]]:
+    """Shrunken mean ln residual of each candidate's family, its standard deviation, and whether the family was run.
+
+    With prior effect ~ N(0, τ²) and k points of residual variance σ²: mean w·r̄ and variance τ²(1 − w), w = τ²/(τ² + σ²/k).
+    """
+    prior = CLUSTER_FAMILY_SPREAD if cluster else FAMILY_SPREAD
+    x = features(points.scale, points.machines, points.vcpus, points.units)
+    residual = np.log(points.runtime_s * points.speed) - np.log(np.maximum(x @ pooled.theta, 1e-9))
+    effect, sd = np.zeros(len(families)), np.full(len(families), UNKNOWN_CPU_SPREAD if unknown else prior)
+    seen = np.zeros(len(families), dtype=bool)
+    done = ~points.censored
+    alone = len(set(points.family)) == 1
+    local = points.instance_type == "local"
+    for family in sorted(set(points.family[done])):
+        mine = done & (points.family == family)
+        k = len(np.unique(points.key[mine]))
+        weight = prior**2 / (prior**2 + max(pooled.spread, 0.02) ** 2 / k)
+        here = families == family
+        effect[here] = 0.0 if alone else weight * float(residual[mine].mean())
+        left = UNKNOWN_CPU_SPREAD if unknown else LOCAL_SPREAD if local[mine].all() else 0.0
+        sd[here] = np.hypot(0.0 if alone else prior * np.sqrt(1 - weight), left)
+        seen |= here & (not unknown)
+    return effect, sd, seen
+
+
+def _outside(points: Points, target: tuple[Array, Array, Array, Array]) -> Array:
+    """Further spread of predictions beyond the measured range, growing by a fixed amount per doubling."""
+
+    def doublings(at: Array, known: Array) -> Array:
+        beyond: Array = np.maximum(0.0, np.maximum(np.log2(at / known.max()), np.log2(known.min() / at)))
+        return beyond
+
+    scale, machines, vcpus, _ = target
+    known = points.machines * points.vcpus
+    per_doubling = PARALLEL_SPREAD if len(np.unique(known)) > 1 else UNSEEN_PARALLEL_SPREAD
+    positive = np.maximum(scale, 1e-12)
+    return np.hypot(
+        per_doubling * doublings(machines * vcpus, known),
+        SCALE_SPREAD * doublings(positive, np.maximum(points.scale, 1e-12)),
+    )
+
+
+def _target(problem: Problem, points: Points, cluster: bool) -> tuple[Array, Array, Array, Array]:
+    """(s, m, c, q) of every configuration at the input asked about."""
+    configurations = problem.configurations
+    column = scale_column(list(problem.inputs))
+    machines = configurations["node_count"].to_numpy(float)
+    vcpus = (
+        configurations["vcpus"].to_numpy(float)
+        if not (points.vcpus == 1).all() or _all_known(problem)
+        else np.ones(len(machines))
+    )
+    vcpus = np.where(np.isnan(vcpus), np.nanmedian(points.vcpus), vcpus)
+    scale = np.full(len(machines), problem.inputs[column] if column else 1.0)
+    return scale, machines, vcpus, machines if cluster else machines * vcpus
+
+
+def _all_known(problem: Problem) -> bool:
+    return bool(problem.configurations["vcpus"].notna().all())
+
+
+def _points(problem: Problem, runs: Runs, warnings: list[str]) -> tuple[Points, Array, bool]:
+    """Completed and stopped runs as arrays; the speed of every configuration; whether the local CPU is unrecognised."""
+    frame = runs.frame[runs.frame["status"].isin(["completed", "timed_out"])].reset_index(drop=True)
+    specs, speed = problem.catalogue.types, problem.catalogue.speed["coremark_per_vcpu"]
+    names = frame["instance_type"].to_numpy(object)
+    local = names == "local"
+    family = pd.Series(names).map(specs["family"]).astype(object).to_numpy(object)
+    unknown = False
+    for cpu in sorted({c if isinstance(c, str) else "" for c in frame.loc[local, "cpu_model"]}):
+        match = identify(cpu)
+        here = local & (frame["cpu_model"].fillna("").to_numpy(object) == cpu)
+        family[here] = problem.local_like or (match.family if match else None)
+        if problem.local_like is None and match is None:
+            unknown = True
+            warnings.append(
+                f"the profiling machine's CPU ({cpu or 'not recorded'}) is not recognised; it is assumed to be as fast as the catalogue's median family (--local-like FAMILY)"
+            )
+    run_speed = speed.reindex(family).to_numpy(float)
+    configurations = problem.configurations
+    candidate_speed = speed.reindex(configurations["family"]).to_numpy(float)
+    reference = float(np.nanmedian(speed))
+    run_speed = np.where(np.isnan(run_speed), reference, run_speed)
+    candidate_speed = np.where(np.isnan(candidate_speed), reference, candidate_speed)
+    own = configurations.drop_duplicates("instance_type").set_index("instance_type")["vcpus"]
+    known = (
+        pd.Series(names)
+        .map(own)
+        .astype(float)
+        .fillna(pd.Series(names).map(specs["vcpus"]).astype(float))
+        .to_numpy(float)
+    )
+    vcpus = np.where(np.isnan(frame["vcpus"].to_numpy(float)), known, frame["vcpus"].to_numpy(float))
+    if np.isnan(vcpus).any():
+        if local.any():
+            raise InsufficientEvidenceError(
+                "runs on instance_type local need the column vcpus: how many the run was allowed to use"
+            )
+        vcpus = np.ones(len(frame))
+        warnings.append(
+            "some instance types have no known vCPUs: parallelism is counted in nodes, and types are told apart by their runs alone"
+        )
+    column = scale_column(runs.inputs)
+    scale = frame[column].to_numpy(float) if column else np.ones(len(frame))
+    if np.isnan(scale).any() or (scale < 0).any():
+        raise InsufficientEvidenceError(
+            f"ernest needs {column} (0 or more) in every run of the workload; {int(np.isnan(scale).sum())} runs have none"
+        )
+    for other in runs.inputs:
+        if other != column and frame[other].nunique() > 1:
+            warnings.append(f"ernest does not use {other}, which varies between the runs: they are mixed")
+    machines = frame["node_count"].to_numpy(float)
+    single = bool((machines == 1).all())
+    key = (
+        pd.DataFrame({"t": names, "m": machines, "c": vcpus, "s": scale})
+        .groupby(["t", "m", "c", "s"], sort=True)
+        .ngroup()
+    )
+    points = Points(
+        scale=scale,
+        machines=machines,
+        vcpus=vcpus,
+        units=machines * vcpus if single else machines,
+        speed=run_speed / reference,
+        runtime_s=frame["runtime_s"].to_numpy(float),
+        censored=(frame["status"] == "timed_out").to_numpy(),
+        key=np.asarray(key, dtype=np.intp),
+        instance_type=names,
+        family=np.where(pd.isna(family), names, family),
+    )
+    return points, candidate_speed / reference, unknown

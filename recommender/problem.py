@@ -1,0 +1,308 @@
+"""What is asked: candidates, objective, constraints and archive, as columns."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+import pandas as pd
+
+from recommender.candidates import Candidates, catalogue_candidates, table_candidates
+from recommender.catalogue import Catalogue, TypeFilter, load_catalogue
+from recommender.catalogue.cpu import identify
+from recommender.errors import InputError, UnknownNameError, did_you_mean
+from recommender.pricing import DEFAULT_OPTIONS, PurchaseOption, Usage
+from recommender.runs import Runs, read_runs
+from recommender.tables import CANDIDATES, PRICES, read_table
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+Objective = Literal["cost", "runtime"]
+DEFAULT_REGION = "us-east-1"
+
+
+@dataclass(frozen=True)
+class Problem:
+    """Candidates x objective x constraints x archive. Immutable; build one with `build_problem`."""
+
+    candidates: Candidates
+    """Configurations (what models predict) and offers (what pricing prices)."""
+    options: tuple[PurchaseOption, ...]
+    """Purchase options considered."""
+    catalogue: Catalogue
+    """Hardware facts and price figures."""
+    workload: str | None = None
+    """The workload asked about; None when nothing was measured."""
+    archive: Runs | None = None
+    """Runs of other workloads."""
+    objective: Objective = "cost"
+    """What is minimised: USD per run, or runtime."""
+    deadline_s: float | None = None
+    """A run must end within this many seconds, with probability `confidence`."""
+    budget_usd: float | None = None
+    """A run must cost at most this, with probability `confidence`."""
+    confidence: float = 0.9
+    """Probability with which deadline and budget must hold."""
+    inputs: Mapping[str, float] = field(default_factory=dict)
+    """The job's input to recommend for, by column name (`input.scale`)."""
+    usage: Usage = field(default_factory=Usage)
+    """How often the workload runs and what an interruption costs."""
+    local_like: str | None = None
+    """Catalogue family the profiling machine's CPU resembles; None: by its CPU model."""
+    seed: int = 0
+    """Seed of every random choice."""
+    top: int = 10
+    """How many rows a recommendation ranks."""
+    notes: tuple[str, ...] = ()
+    """Assumptions made while the problem was built, to be printed with every answer."""
+
+    @property
+    def configurations(self) -> pd.DataFrame:
+        """One row per configuration: instance_type, node_count, vcpus, memory_gib, family, param.*, feature.*."""
+        return self.candidates.configurations
+
+    def random(self, runs: Runs) -> np.random.Generator:
+        """A generator derived from (seed, number of runs): asking twice gives the same answer."""
+        return np.random.default_rng([self.seed, len(runs)])
+
+
+def build_problem(
+    runs: Runs | pd.DataFrame | str | Path | None,
+    *,
+    workload: str | None = None,
+    archive: Sequence[Runs | pd.DataFrame | str | Path] = (),
+    candidates: pd.DataFrame | str | Path | None = None,
+    prices: pd.DataFrame | str | Path | None = None,
+    catalogue: Catalogue | None = None,
+    objective: Objective = "cost",
+    deadline_s: float | None = None,
+    budget_usd: float | None = None,
+    confidence: float = 0.9,
+    purchase: Sequence[PurchaseOption] | None = None,
+    regions: Sequence[str] | None = None,
+    max_nodes: int | None = None,
+    node_counts: Sequence[int] | None = None,
+    types: TypeFilter | None = None,
+    architecture: str | None = None,
+    include_burstable: bool = False,
+    include_accelerators: bool = False,
+    inputs: Mapping[str, float] | None = None,
+    usage: Usage | None = None,
+    local_like: str | None = None,
+    seed: int = 0,
+    top: int = 10,
+) -> tuple[Problem, Runs]:
+    """Read what was measured and enumerate what could be rented.
+
+    Parameters
+    ----------
+    runs
+        Runs table (file, frame or `Runs`). With several workloads, `workload` names the one asked about and the others
+        join the archive. None: nothing was measured.
+    candidates
+        Candidates table. Without it, candidates are the catalogue's types in `regions` (default: the runs' own region,
+        else us-east-1) with 1 to `max_nodes` nodes (default: 1 when every run used one node, else the largest measured).
+    purchase
+        Default: on-demand with a candidates table; with the catalogue also spot and 1-year no-upfront commitments.
+    architecture
+        x86_64, arm64 or any; default: what the runs were measured on.
+
+    Returns
+    -------
+    The problem, and the runs of the workload asked about (empty when there are none).
+
+    Raises
+    ------
+    RecommenderError
+        For unreadable tables, unknown names and values outside their range.
+    """
+    _check(deadline_s, budget_usd, confidence, max_nodes, top)
+    catalogue = catalogue or load_catalogue()
+    every = _read(runs)
+    workload, mine = _select(every, workload)
+    others = [every.without(workload)] if workload is not None else []
+    others += [r.without(workload) if workload is not None else r for r in map(_read, archive)]
+    pool = pd.concat([r.frame for r in others if len(r)], ignore_index=True) if any(len(r) for r in others) else None
+    notes: list[str] = []
+    if local_like is not None and local_like not in set(catalogue.types["family"]):
+        raise UnknownNameError(
+            f"--local-like {local_like!r} is no family of the catalogue{did_you_mean(local_like, set(catalogue.types['family']))}"
+        )
+    table = read_table(prices, PRICES) if prices is not None else None
+    regions = _regions(regions, mine, catalogue, notes)
+    if candidates is not None:
+        options = tuple(purchase or DEFAULT_OPTIONS[:1])
+        enumerated = table_candidates(
+            read_table(candidates, CANDIDATES), catalogue, regions[0], options, table, max_nodes
+        )
+    else:
+        options = tuple(purchase or DEFAULT_OPTIONS)
+        counts = node_counts or range(1, (max_nodes or _largest_cluster(mine)) + 1)
+        types = types or TypeFilter()
+        enumerated = catalogue_candidates(
+            catalogue,
+            types=types,
+            architectures=_architectures(architecture, mine, catalogue, local_like),
+            include_burstable=include_burstable,
+            include_accelerators=include_accelerators,
+            regions=regions,
+            node_counts=list(counts),
+            options=options,
+            prices=table,
+        )
+    problem = Problem(
+        candidates=enumerated,
+        options=options,
+        catalogue=catalogue,
+        workload=workload,
+        archive=Runs.from_frame(pool.dropna(axis="columns", how="all")) if pool is not None else None,
+        objective=objective,
+        deadline_s=deadline_s,
+        budget_usd=budget_usd,
+        confidence=confidence,
+        inputs=target_inputs(mine, inputs or {}, notes),
+        usage=usage or Usage(),
+        local_like=local_like,
+        seed=seed,
+        top=top,
+        notes=tuple(notes),
+    )
+    return problem, mine
+
+
+def empty_runs() -> Runs:
+    """Return a runs table without rows."""
+    return Runs.from_frame(pd.DataFrame({c: [] for c in ("workload", "instance_type", "node_count", "runtime_s")}))
+
+
+def _read(source: Runs | pd.DataFrame | str | Path | None) -> Runs:
+    if source is None:
+        return empty_runs()
+    return source if isinstance(source, Runs) else read_runs(source)
+
+
+def _check(
+    deadline_s: float | None, budget_usd: float | None, confidence: float, max_nodes: int | None, top: int
+) -> None:
+    for name, value, unit in (("deadline", deadline_s, "s"), ("budget", budget_usd, "USD")):
+        if value is not None and not (0 < value < np.inf):
+            raise InputError(f"{name} is {value} {unit}; a positive finite number is needed")
+    if not 0.5 <= confidence < 1:
+        raise InputError(f"confidence is {confidence}; a probability of at least 0.5 and below 1 is needed")
+    if max_nodes is not None and not 1 <= max_nodes <= 10_000:
+        raise InputError(f"max nodes is {max_nodes}; 1 to 10000 is allowed")
+    if top < 1:
+        raise InputError(f"top is {top}; at least 1 row is needed")
+
+
+def _select(runs: Runs, workload: str | None) -> tuple[str | None, Runs]:
+    known = runs.workloads
+    if workload is not None:
+        if known and workload not in known:
+            raise UnknownNameError(
+                f"workload {workload!r} is not in the runs table{did_you_mean(workload, known)} (it holds {_some(known)}; "
+                "to ask about a workload that was never run, give the table as --archive)"
+            )
+        return workload, runs.of(workload)
+    if len(known) > 1:
+        raise InputError(
+            f"the runs table holds {len(known)} workloads ({_some(known)}); name the one asked about with --workload"
+        )
+    return (known[0], runs) if known else (None, runs)
+
+
+def _some(names: Iterable[str], most: int = 5) -> str:
+    names = list(names)
+    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
+
+
+def _regions(regions: Sequence[str] | None, runs: Runs, catalogue: Catalogue, notes: list[str]) -> list[str]:
+    known = list(catalogue.regions()["region"])
+    if regions:
+        if list(regions) == ["all"]:
+            return known
+        for region in regions:
+            if region not in known:
+                raise UnknownNameError(
+                    f"region {region!r} is not in the catalogue{did_you_mean(region, known)} (see: recommender catalogue regions)"
+                )
+        return sorted(set(regions))
+    seen = sorted({r for r in runs.frame["region"].dropna() if r in known})
+    if seen:
+        return seen
+    notes.append(f"no region was named: prices are those of {DEFAULT_REGION} (--region R, or --region all)")
+    return [DEFAULT_REGION]
+
+
+def _largest_cluster(runs: Runs) -> int:
+    return int(runs.frame["node_count"].max()) if len(runs) else 1
+
+
+def _architectures(wanted: str | None, runs: Runs, catalogue: Catalogue, local_like: str | None) -> tuple[str, ...]:
+    """Architectures to consider: a program measured on one is not assumed to run on another."""
+    known = ("arm64", "x86_64")
+    if wanted is not None:
+        if wanted not in (*known, "any"):
+            raise InputError(f"architecture is {wanted!r}; arm64, x86_64 or any is allowed")
+        return known if wanted == "any" else (wanted,)
+    seen = set(catalogue.types["architecture"].reindex(runs.frame["instance_type"].unique()).dropna())
+    by_family = catalogue.types.drop_duplicates("family").set_index("family")["architecture"]
+    for cpu in runs.frame.loc[runs.frame["instance_type"] == "local", "cpu_model"].unique():
+        text = cpu if isinstance(cpu, str) else ""
+        family = local_like or (match.family if (match := identify(text)) else None)
+        guess = "arm64" if re.search(r"arm|neoverse|graviton|ampere|apple|cortex", text, re.IGNORECASE) else "x86_64"
+        seen.add(str(by_family.get(family, guess)) if family else guess)
+    return tuple(sorted(seen)) or known
+
+
+def target_inputs(runs: Runs, wanted: Mapping[str, float], notes: list[str]) -> dict[str, float]:
+    """The input to recommend for: as asked; else scale 1 (full scale); else that of the largest run.
+
+    Raises
+    ------
+    UnknownNameError
+        For an input that the runs never had.
+    """
+    columns = runs.inputs
+    asked = {name if name.startswith("input.") else f"input.{name}": float(value) for name, value in wanted.items()}
+    for name, value in asked.items():
+        if name not in columns:
+            have = ", ".join(c.removeprefix("input.") for c in columns) or "none"
+            raise UnknownNameError(
+                f"the runs have no input {name.removeprefix('input.')!r}{did_you_mean(name, columns)} (they have: {have})"
+            )
+        if not np.isfinite(value):
+            raise InputError(f"{name} is {value}; a finite number is needed")
+    scale = scale_column(columns)
+    if not columns or not len(runs) or scale is None:
+        return asked
+    frame = runs.frame
+    if scale not in asked:
+        largest = float(frame[scale].max())
+        full = scale == "input.scale" and largest <= 1.0
+        asked[scale] = 1.0 if full else largest
+        short = scale.removeprefix("input.")
+        why = "full scale" if full else "the largest measured"
+        notes.append(f"recommending for {short} = {asked[scale]:g}, {why} (--input {short}=VALUE for another)")
+    nearest = frame.loc[(frame[scale] - asked[scale]).abs().sort_values(kind="stable").index]
+    for column in columns:
+        if column not in asked and nearest[column].notna().any():
+            asked[column] = float(nearest[column].dropna().iloc[0])
+            if frame[column].nunique() > 1:
+                notes.append(
+                    f"recommending for {column.removeprefix('input.')} = {asked[column]:g}, as in the run nearest in size"
+                )
+    return {name: asked[name] for name in columns if name in asked}
+
+
+def scale_column(columns: Sequence[str]) -> str | None:
+    """The input column that measures how much work there is: `input.scale`, else one named for size, else the first."""
+    for test in (lambda c: c == "input.scale", lambda c: "size" in c, lambda c: True):
+        found = [c for c in columns if test(c)]
+        if found:
+            return found[0]
+    return None

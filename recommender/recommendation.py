@@ -1,0 +1,143 @@
+"""Ranked answers: what to rent, how to pay, how sure, what was left out, what to measure next."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import pandas as pd
+
+from recommender.candidates import Exclusion
+
+SCHEMA = "recommender/recommendation/1"
+
+
+@dataclass(frozen=True)
+class Quantiles:
+    """10th, 50th and 90th percentile."""
+
+    p10: float
+    p50: float
+    p90: float
+
+    def to_dict(self) -> dict[str, float]:
+        """Return {"p10", "p50", "p90"}."""
+        return {"p10": self.p10, "p50": self.p50, "p90": self.p90}
+
+
+@dataclass(frozen=True)
+class Row:
+    """One ranked candidate."""
+
+    rank: int
+    instance_type: str
+    node_count: int
+    region: str
+    """'' where the price is not tied to a region."""
+    purchase_option: str
+    runtime_s: Quantiles | None
+    """Seconds of a run that is not interrupted; None when nothing is known."""
+    cost_usd: Quantiles | None
+    """USD of one run, expected interruptions and idle commitments included; None when the runtime is not known."""
+    usd_per_hour: float
+    """Effective price of one node."""
+    deadline_probability: float | None
+    """P(the run ends within the deadline); None without a deadline or a known runtime."""
+    evidence: str
+    """measured, modelled, transferred or assumed: what the runtime rests on."""
+    price_quality: str
+    """listed, repaired or estimated."""
+    reason: str
+    """What binds it, and what separates it from its neighbour."""
+    params: Mapping[str, object] = field(default_factory=dict)
+    """Application parameters, `param.<name>` -> value."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the row in the JSON contract's shape."""
+        return {
+            "rank": self.rank,
+            "instance_type": self.instance_type,
+            "node_count": self.node_count,
+            "region": self.region or None,
+            "purchase_option": self.purchase_option,
+            "runtime_s": self.runtime_s.to_dict() if self.runtime_s else None,
+            "cost_usd": self.cost_usd.to_dict() if self.cost_usd else None,
+            "usd_per_hour": self.usd_per_hour,
+            "deadline_probability": self.deadline_probability,
+            "evidence": self.evidence,
+            "price_quality": self.price_quality,
+            "reason": self.reason,
+            **({"params": dict(self.params)} if self.params else {}),
+        }
+
+
+@dataclass(frozen=True)
+class NextRun:
+    """The measurement worth making next."""
+
+    instance_type: str
+    node_count: int
+    why: str
+    expected_runtime_s: float | None = None
+    """Median seconds it is expected to take; None when nothing is known."""
+    expected_cost_usd: float | None = None
+    """On-demand USD it is expected to cost; None when nothing is known."""
+    params: Mapping[str, object] = field(default_factory=dict)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the run in the JSON contract's shape."""
+        return {
+            "instance_type": self.instance_type,
+            "node_count": self.node_count,
+            "expected_runtime_s": self.expected_runtime_s,
+            "expected_cost_usd": self.expected_cost_usd,
+            "why": self.why,
+            **({"params": dict(self.params)} if self.params else {}),
+        }
+
+
+@dataclass(frozen=True)
+class Recommendation:
+    """What a strategy answers."""
+
+    problem: Mapping[str, Any]
+    """What was asked, in plain values."""
+    strategy: str
+    why: str
+    """Why this strategy answered."""
+    rows: tuple[Row, ...]
+    """Best first."""
+    excluded: tuple[Exclusion, ...]
+    next_run: NextRun | None
+    warnings: tuple[str, ...]
+    candidates: int = 0
+    """Candidates that were ranked, of which `rows` are the first."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the JSON contract's object; plain Python values, no NaN."""
+        return {
+            "schema": SCHEMA,
+            "problem": dict(self.problem),
+            "strategy": {"name": self.strategy, "why": self.why},
+            "recommendations": [row.to_dict() for row in self.rows],
+            "excluded": [{"reason": e.reason, "count": e.count, "sentence": e.sentence} for e in self.excluded],
+            "next_run": self.next_run.to_dict() if self.next_run else None,
+            "warnings": list(self.warnings),
+        }
+
+    def to_frame(self) -> pd.DataFrame:
+        """One row a ranked candidate; quantiles as `runtime_s_p10` ..., missing values empty (NaN or None)."""
+        flat = []
+        for row in self.rows:
+            cells = row.to_dict()
+            params = cells.pop("params", {})
+            for name in ("runtime_s", "cost_usd"):
+                quantiles = cells.pop(name) or {}
+                cells |= {f"{name}_{q}": quantiles.get(q) for q in ("p10", "p50", "p90")}
+            flat.append({**cells, **params})
+        order = ["rank", "instance_type", "node_count", "region", "purchase_option"]
+        order += [f"{name}_{q}" for name in ("runtime_s", "cost_usd") for q in ("p10", "p50", "p90")]
+        order += ["usd_per_hour", "deadline_probability", "evidence", "price_quality", "reason"]
+        extra = sorted({c for cells in flat for c in cells} - set(order))
+        return pd.DataFrame(flat, columns=[*order, *extra])

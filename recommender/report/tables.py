@@ -1,0 +1,112 @@
+"""Recommendations as text, JSON and CSV."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING
+
+from recommender.units import format_duration, format_usd
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from recommender.recommendation import NextRun, Quantiles, Recommendation
+
+HEADINGS = (
+    "#",
+    "instance type",
+    "nodes",
+    "region",
+    "pay by",
+    "runtime p50 (p10-p90)",
+    "USD/run p50 (p10-p90)",
+    "P(deadline)",
+    "evidence",
+    "price",
+)
+
+
+def as_json(answer: Recommendation) -> str:
+    """Return the JSON contract's text, indented, with a final newline."""
+    return json.dumps(answer.to_dict(), indent=2, allow_nan=False, ensure_ascii=False) + "\n"
+
+
+def as_csv(answer: Recommendation) -> str:
+    """Return the ranked rows as CSV with a header; missing values are empty."""
+    text: str = answer.to_frame().to_csv(index=False, lineterminator="\n")
+    return text
+
+
+def as_text(answer: Recommendation) -> str:
+    """Return the answer for reading: rows, what each rests on and why, exclusions, what to measure next, warnings."""
+    problem = answer.problem
+    lines = [_title(answer), ""]
+    cells = [
+        (
+            str(row.rank),
+            row.instance_type + "".join(f" {k.removeprefix('param.')}={v}" for k, v in row.params.items()),
+            str(row.node_count),
+            row.region or "-",
+            row.purchase_option,
+            _quantiles(row.runtime_s, format_duration),
+            _quantiles(row.cost_usd, format_usd) if row.cost_usd else f"unknown ({format_usd(row.usd_per_hour)}/h)",
+            "-" if row.deadline_probability is None else f"{row.deadline_probability:.1%}",
+            row.evidence,
+            row.price_quality,
+        )
+        for row in answer.rows
+    ]
+    show = [i for i, h in enumerate(HEADINGS) if h != "P(deadline)" or problem["deadline_s"] is not None]
+    widths = {i: max(len(HEADINGS[i]), *(len(c[i]) for c in cells)) for i in show}
+    lines.append("  ".join(HEADINGS[i].ljust(widths[i]) for i in show).rstrip())
+    for row, c in zip(answer.rows, cells, strict=True):
+        lines.append("  ".join(c[i].ljust(widths[i]) for i in show).rstrip())
+        if row.reason:
+            lines.append(" " * (widths[0] + 2) + row.reason)
+    lines += ["", f"Strategy {answer.strategy}: {answer.why}."]
+    if answer.next_run is not None:
+        lines.append(f"Measure next: {_run(answer.next_run)}.")
+    if answer.excluded:
+        lines += [
+            "",
+            f"Excluded, of {problem['candidates']:,} candidates (type x nodes x region x purchase option), {answer.candidates:,} ranked:",
+        ]
+        width = max(len(f"{e.count:,}") for e in answer.excluded)
+        name = max(len(e.reason) for e in answer.excluded)
+        lines += [f"  {e.count:>{width},}  {e.reason.ljust(name)}  {e.sentence}" for e in answer.excluded]
+    if answer.warnings:
+        lines += ["", "Before you trust this:", *(f"  - {w}" for w in answer.warnings)]
+    return "\n".join(lines) + "\n"
+
+
+def _title(answer: Recommendation) -> str:
+    problem = answer.problem
+    parts = [
+        f"{'Cheapest' if problem['objective'] == 'cost' else 'Fastest'} for {problem['workload'] or 'an unmeasured workload'}"
+    ]
+    if problem["deadline_s"] is not None:
+        parts.append(f"within {format_duration(problem['deadline_s'])}")
+    if problem["budget_usd"] is not None:
+        parts.append(f"for at most {format_usd(problem['budget_usd'])} a run")
+    if len(parts) > 1:
+        parts.append(f"with {problem['confidence']:.0%} probability")
+    inputs = ", ".join(f"{k}={v:g}" for k, v in problem["inputs"].items())
+    return " ".join(parts) + (f" at {inputs}" if inputs else "") + f", {problem['runs_per_month']:g} runs a month"
+
+
+def suggestions_as_text(runs: Sequence[NextRun]) -> str:
+    """Return one line a run to make, or that nothing is worth measuring."""
+    return "".join(f"{i}. {_run(run)}\n" for i, run in enumerate(runs, 1)) or "nothing is worth measuring\n"
+
+
+def _run(run: NextRun) -> str:
+    params = "".join(f" {k.removeprefix('param.')}={v}" for k, v in run.params.items())
+    expected = "" if run.expected_runtime_s is None else f", expected {format_duration(run.expected_runtime_s)}"
+    expected += "" if run.expected_cost_usd is None else f" and {format_usd(run.expected_cost_usd)} on demand"
+    return f"{run.instance_type} x{run.node_count}{params}{expected}: {run.why}"
+
+
+def _quantiles(q: Quantiles | None, show: Callable[[float], str]) -> str:
+    if q is None:
+        return "unknown"
+    return f"{show(q.p50)} ({show(q.p10)}-{show(q.p90)})"

@@ -1,0 +1,117 @@
+"""The runs table: what was measured. The only state of a study, and the archive other workloads are asked about."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import pandas as pd
+
+from recommender.table_files import locked, replace_table, write_table
+from recommender.tables import RUNS, read_table
+
+
+@dataclass(frozen=True, eq=False)
+class Runs:
+    """Measured executions, one row each. Nothing modifies it: every method returns new runs.
+
+    Make one with `read_runs` or `Runs.from_frame`, which validate.
+    """
+
+    frame: pd.DataFrame
+    """All columns of the runs contract, in its order, then `input.*`, `param.*` and `metric.*` as given. `status` and
+    `application` are filled (`completed`, the workload); other missing cells are NaN, None or NaT. Do not modify it."""
+
+    @staticmethod
+    def from_frame(df: pd.DataFrame, source: str = "data frame") -> Runs:
+        """Return the validated runs of a data frame; `source` names it in messages. Raises RecommenderError."""
+        return _filled(read_table(df, RUNS, name=source))
+
+    def __len__(self) -> int:
+        """Return the number of runs."""
+        return len(self.frame)
+
+    @property
+    def completed(self) -> pd.DataFrame:
+        """The rows that ran to the end."""
+        return self.frame[self.frame["status"] == "completed"].reset_index(drop=True)
+
+    @property
+    def workloads(self) -> list[str]:
+        """The workloads, in the order of their first run."""
+        return list(self.frame["workload"].unique())
+
+    @property
+    def inputs(self) -> list[str]:
+        """The columns that describe the job's input, `input.<name>`."""
+        return self._family("input.")
+
+    @property
+    def params(self) -> list[str]:
+        """The columns of application parameters, `param.<name>`."""
+        return self._family("param.")
+
+    @property
+    def metrics(self) -> list[str]:
+        """The columns of utilisation counters, `metric.<name>`."""
+        return self._family("metric.")
+
+    def of(self, workload: str) -> Runs:
+        """Return the runs of one workload; none where it was never run."""
+        return Runs(self.frame[self.frame["workload"] == workload].reset_index(drop=True))
+
+    def without(self, workload: str, *, application: str | None = None) -> Runs:
+        """Return the runs of all other workloads, also without those of `application` where it is given."""
+        kept = self.frame["workload"] != workload
+        if application is not None:
+            kept &= self.frame["application"] != application
+        return Runs(self.frame[kept].reset_index(drop=True))
+
+    def _family(self, prefix: str) -> list[str]:
+        return [str(name) for name in self.frame if str(name).startswith(prefix)]
+
+
+def read_runs(source: str | Path | pd.DataFrame) -> Runs:
+    """Return the validated runs of a CSV file, a Parquet file or a data frame. Raises RecommenderError."""
+    return _filled(read_table(source, RUNS))
+
+
+def write_runs(runs: Runs, path: str | Path) -> None:
+    """Write `runs` to `path` (.csv or .parquet), atomically, without optional columns that are empty throughout.
+
+    Raises InputError where the file cannot be written.
+    """
+    optional = [column.name for column in RUNS.columns if not column.required]
+    empty = [name for name in optional if runs.frame[name].isna().all()]
+    write_table(runs.frame.drop(columns=empty), path)
+
+
+def append_run(path: str | Path, row: Mapping[str, object]) -> None:
+    """Add one run to the table at `path`, which is created where there is none. New columns are added.
+
+    The row and the table are validated first. A process killed at any instant leaves the old table or the new one.
+    Raises RecommenderError, and leaves the table as it was.
+    """
+    new = read_table(pd.DataFrame([dict(row)], dtype=object), RUNS, name="new run")
+    with locked(path):
+        if Path(path).exists():
+            old = read_table(path, RUNS)
+            names = [*old, *(name for name in new if name not in old)]
+            parts = [part.reindex(columns=names).astype(object) for part in (old, new)]
+            new = read_table(pd.concat(parts, ignore_index=True), RUNS, name=str(path))
+        replace_table(new, path)
+
+
+def _filled(table: pd.DataFrame) -> Runs:
+    """Return a validated table with every optional column of the contract, in canonical order."""
+    canonical = [column.name for column in RUNS.columns]
+    families = [name for family in RUNS.prefixes for name in table if str(name).startswith(family.prefix)]
+    frame = table.reindex(columns=[*canonical, *families])
+    for column in RUNS.columns:
+        if column.name not in table:
+            kind = {"number": "float64", "timestamp": "datetime64[us, UTC]"}.get(column.kind, "object")
+            frame[column.name] = pd.Series([None] * len(table), index=table.index, dtype=kind)
+    frame["status"] = frame["status"].where(frame["status"].notna(), "completed")
+    frame["application"] = frame["application"].where(frame["application"].notna(), frame["workload"])
+    return Runs(frame)

@@ -1,0 +1,253 @@
+"""Strategies: one table from name to composition, and the automatic choice among them.
+
+A strategy is two pure functions of the evidence. Third parties add theirs through the entry-point group
+`recommender.strategies`: a factory without arguments that returns a `Strategy`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from importlib.metadata import entry_points
+from typing import Protocol
+
+import numpy as np
+import pandas as pd
+
+from recommender.errors import RecommenderError, UnknownNameError, did_you_mean
+from recommender.models import PerformanceModel, Prediction, configuration_rows, nothing_known
+
+from recommender.models.ernest import MINIMUM_POINTS, Ernest, distinct_points
+from recommender.models.yardsticks import BestFixed, ColumnMean, MeasuredOnly
+from recommender.problem import Problem
+from recommender.ranking import rank
+from recommender.recommendation import NextRun, Recommendation
+from recommender.runs import Runs
+
+ENTRY_POINT_GROUP = "recommender.strategies"
+
+
+class Strategy(Protocol):
+    """Two pure functions of the evidence: the same runs in any order give the same answer."""
+
+    def suggest(self, problem: Problem, runs: Runs, *, rng: np.random.Generator | None = None) -> NextRun | None:
+        """Return the configuration to measure next, or None when nothing is worth measuring."""
+        ...
+
+    def recommend(self, problem: Problem, runs: Runs) -> Recommendation:
+        """Return ranked candidates, with what was excluded and why."""
+        ...
+
+
+class InitialDesign(Protocol):
+    """What to measure, given what was measured."""
+
+    def propose(
+        self, problem: Problem, runs: Runs, rng: np.random.Generator, best: Recommendation | None
+    ) -> NextRun | None:
+        """Return the configuration to measure next, or None."""
+        ...
+
+
+@dataclass(frozen=True)
+class ConfirmBest:
+    """Measure what is recommended until it is measured and no unmeasured rival can be mistaken for it."""
+
+    def propose(
+        self, problem: Problem, runs: Runs, rng: np.random.Generator, best: Recommendation | None
+    ) -> NextRun | None:
+        """Return the recommendation's own next run."""
+        return best.next_run if best else None
+
+
+@dataclass(frozen=True)
+class Uniform:
+    """Measure unmeasured candidates in random order until none is left."""
+
+    def propose(
+        self, problem: Problem, runs: Runs, rng: np.random.Generator, best: Recommendation | None
+    ) -> NextRun | None:
+        """Return an unmeasured configuration, each with equal probability."""
+        configurations = problem.configurations
+        tried = np.zeros(len(configurations), dtype=bool)
+        rows = configuration_rows(problem, runs.frame)
+        tried[rows[rows >= 0]] = True
+        left = np.flatnonzero(~tried)
+        if not len(left):
+            return None
+        i = int(rng.choice(left))
+        return NextRun(why="chosen at random", **problem.candidates.identity(i))
+
+
+@dataclass(frozen=True)
+class NothingKnown:
+    """Believes nothing: candidates are ordered by price per hour."""
+
+    def predict(self, problem: Problem, runs: Runs) -> Prediction:
+        """Return NaN for every runtime."""
+        return nothing_known(problem)
+
+
+@dataclass(frozen=True)
+class ModelBased:
+    """A model that believes, and a design that says what to measure."""
+
+    name: str
+    """The strategy's name."""
+    why: str
+    """What it does, in one sentence."""
+    model: PerformanceModel
+    """(problem, runs) -> prediction."""
+    design: InitialDesign | None = ConfirmBest()
+    """What to measure; None: nothing ever is."""
+
+    def recommend(self, problem: Problem, runs: Runs) -> Recommendation:
+        """Return the ranked answer; `next_run` is empty for a strategy that measures nothing."""
+        runs = canonical(runs)
+        return rank(
+            problem,
+            self.model.predict(problem, runs),
+            strategy=self.name,
+            why=self.why,
+            measure=self.design is not None,
+        )
+
+    def suggest(self, problem: Problem, runs: Runs, *, rng: np.random.Generator | None = None) -> NextRun | None:
+        """Return what the design proposes; randomness derives from (seed, number of runs) unless `rng` is given."""
+        if self.design is None:
+            return None
+        best = None if isinstance(self.design, Uniform) else self.recommend(problem, runs)
+        return self.design.propose(problem, canonical(runs), rng or problem.random(runs), best)
+
+
+def canonical(runs: Runs) -> Runs:
+    """The same runs in an order that does not depend on how they were given."""
+    frame = runs.frame
+    keys = ["workload", "instance_type", "node_count", "vcpus", *runs.inputs, *runs.params, "status", "runtime_s"]
+    return replace(runs, frame=frame.sort_values(keys, kind="stable", ignore_index=True))
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What `auto` would do, and why."""
+
+    name: str
+    why: str
+
+
+@dataclass(frozen=True)
+class Auto:
+    """Picks a strategy by what evidence exists; ask `choose` what it would pick.
+
+    | runs of the workload itself               | archive on the candidates | strategy    |
+    |-------------------------------------------|---------------------------|-------------|
+    | completed, at 3 or more distinct points   | any                       | ernest      |
+    | fewer                                     | yes                       | column-mean |
+    | fewer                                     | no                        | price-only  |
+    """
+
+    def choose(self, problem: Problem, runs: Runs) -> Choice:
+        """Return the strategy's name and the reason, by the table above."""
+        points = distinct_points(runs)
+        if points >= MINIMUM_POINTS:
+            return Choice(
+                "ernest", f"the workload was run to completion at {points} distinct points, enough to fit its scaling"
+            )
+        short = f"the workload was run to completion at {points} distinct points, fewer than the {MINIMUM_POINTS} a scaling model needs"
+        if problem.archive is not None and (configuration_rows(problem, problem.archive.completed) >= 0).any():
+            return Choice("column-mean", f"{short}; other workloads were run on the candidates")
+        return Choice("price-only", f"{short}, and no archive covers the candidates")
+
+    def recommend(self, problem: Problem, runs: Runs) -> Recommendation:
+        """Return the chosen strategy's answer, which says that it was chosen and why."""
+        choice = self.choose(problem, runs)
+        answer = strategy(choice.name).recommend(problem, runs)
+        return replace(answer, why=f"auto chose {choice.name}: {choice.why}")
+
+    def suggest(self, problem: Problem, runs: Runs, *, rng: np.random.Generator | None = None) -> NextRun | None:
+        """Return the chosen strategy's suggestion."""
+        return strategy(self.choose(problem, runs).name).suggest(problem, runs, rng=rng)
+
+
+TABLE: dict[str, Callable[[], Strategy]] = {
+    "auto": Auto,
+    "ernest": lambda: ModelBased(
+        "ernest", "scaling terms fitted to the workload's own runs (Venkataraman et al. 2016)", Ernest()
+    ),
+    "price-only": lambda: ModelBased(
+        "price-only", "cheapest per hour among the candidates; runtimes are not considered", NothingKnown(), None
+    ),
+    "random": lambda: ModelBased(
+        "random", "yardstick: measures at random, recommends the best measured", MeasuredOnly(shuffle=True), Uniform()
+    ),
+    "column-mean": lambda: ModelBased(
+        "column-mean", "yardstick: what is fast for other workloads on average", ColumnMean()
+    ),
+    "best-fixed": lambda: ModelBased(
+        "best-fixed", "yardstick: the configuration best for other workloads on average", BestFixed(), None
+    ),
+}
+
+
+def batch(chosen: Strategy, problem: Problem, runs: Runs, count: int) -> list[NextRun]:
+    """Up to `count` different configurations to measure at once, best first; empty when none is worth it.
+
+    Each further one is suggested as if those before it had been run and had taken the median expected of them (kriging
+    believer), or, where nothing is expected, one hour.
+    """
+    chosen_runs: list[NextRun] = []
+    frame = runs.frame
+    for _ in range(count):
+        run = chosen.suggest(problem, runs)
+        if run is None or any(
+            (run.instance_type, run.node_count, run.params) == (r.instance_type, r.node_count, r.params)
+            for r in chosen_runs
+        ):
+            break
+        chosen_runs.append(run)
+        believed = {
+            "workload": problem.workload or "unmeasured",
+            "instance_type": run.instance_type,
+            "node_count": run.node_count,
+            "runtime_s": run.expected_runtime_s or 3600.0,
+            **problem.inputs,
+            **run.params,
+        }
+        frame = pd.concat(
+            [frame.dropna(axis="columns", how="all").astype(object), pd.DataFrame([believed], dtype=object)],
+            ignore_index=True,
+        )
+        runs = Runs.from_frame(frame)
+    return chosen_runs
+
+
+def strategies() -> dict[str, Callable[[], Strategy]]:
+    """Every known strategy: the table's and those that installed packages add.
+
+    Raises
+    ------
+    RecommenderError
+        When a package adds a name that is taken.
+    """
+    found = dict(TABLE)
+    for point in entry_points(group=ENTRY_POINT_GROUP):
+        if point.name in found:
+            raise RecommenderError(
+                f"two strategies are named {point.name!r}; the one from {point.value} must be renamed or uninstalled"
+            )
+        found[point.name] = point.load()
+    return found
+
+
+def strategy(name: str) -> Strategy:
+    """Return the strategy called `name`.
+
+    Raises
+    ------
+    UnknownNameError
+        With the nearest known name.
+    """
+    known = strategies()
+    if name not in known:
+        raise UnknownNameError(f"unknown strategy {name!r}{did_you_mean(name, known)} (known: {', '.join(known)})")
+    return known[name]()
