@@ -124,6 +124,7 @@ def build_problem(
     catalogue = catalogue or load_catalogue()
     every = _read(runs)
     workload, mine = _select(every, workload)
+    mine = _without_empty(mine)
     others = [every.without(workload)] if workload is not None else []
     others += [r.without(workload) if workload is not None else r for r in map(_read, archive)]
     pool = pd.concat([r.frame for r in others if len(r)], ignore_index=True) if any(len(r) for r in others) else None
@@ -133,7 +134,8 @@ def build_problem(
             f"--local-like {local_like!r} is no family of the catalogue{did_you_mean(local_like, set(catalogue.types['family']))}"
         )
     table = read_table(prices, PRICES) if prices is not None else None
-    regions = _regions(regions, mine, catalogue, notes)
+    named = bool(regions)
+    regions = _regions(regions, mine, catalogue)
     if candidates is not None:
         options = tuple(purchase or DEFAULT_OPTIONS[:1])
         enumerated = table_candidates(
@@ -154,6 +156,8 @@ def build_problem(
             options=options,
             prices=table,
         )
+    if not named and any(enumerated.offers.regions):
+        notes.append(f"no region was named: prices are those of {', '.join(regions)} (--region R, or --region all)")
     problem = Problem(
         candidates=enumerated,
         options=options,
@@ -215,12 +219,19 @@ def _select(runs: Runs, workload: str | None) -> tuple[str | None, Runs]:
     return (known[0], runs) if known else (None, runs)
 
 
+def _without_empty(runs: Runs) -> Runs:
+    """Drop the input, parameter and metric columns that only other workloads fill."""
+    frame = runs.frame
+    empty = [c for c in (*runs.inputs, *runs.params, *runs.metrics) if frame[c].isna().all()]
+    return Runs(frame.drop(columns=empty))
+
+
 def _some(names: Iterable[str], most: int = 5) -> str:
     names = list(names)
     return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
 
 
-def _regions(regions: Sequence[str] | None, runs: Runs, catalogue: Catalogue, notes: list[str]) -> list[str]:
+def _regions(regions: Sequence[str] | None, runs: Runs, catalogue: Catalogue) -> list[str]:
     known = list(catalogue.regions()["region"])
     if regions:
         if list(regions) == ["all"]:
@@ -234,7 +245,6 @@ def _regions(regions: Sequence[str] | None, runs: Runs, catalogue: Catalogue, no
     seen = sorted({r for r in runs.frame["region"].dropna() if r in known})
     if seen:
         return seen
-    notes.append(f"no region was named: prices are those of {DEFAULT_REGION} (--region R, or --region all)")
     return [DEFAULT_REGION]
 
 

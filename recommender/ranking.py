@@ -290,28 +290,19 @@ def _explained(problem: Problem, prediction: Prediction, rows: list[Row], positi
 def _difference(row: Row, best: Row) -> str:
     """How `row` differs from `best`, in words."""
 
-    def percent(a: float, b: float, more: str, less: str, same: str) -> str:
-        change = a / b - 1.0
-        return (
-            same
-            if abs(change) < 0.005
-            else f"{abs(change):.0%} {more if change > 0 else less}"
-            if abs(change) < 2
-            else f"{a / b:.1f} x {more.replace('er', '').replace('slow', 'as slow')}"
-        )
+    def compare(mine: float, theirs: float, more: str, less: str, same: str, noun: str) -> str:
+        ratio = mine / theirs
+        if abs(ratio - 1.0) < 0.005:
+            return same
+        return f"{ratio:.1f} x the {noun}" if ratio > 2 else f"{abs(ratio - 1.0):.0%} {more if ratio > 1 else less}"
 
-    price = percent(
-        row.usd_per_hour * row.node_count,
-        best.usd_per_hour * best.node_count,
-        "higher hourly price",
-        "lower hourly price",
-        "same hourly price",
-    )
+    hourly = (row.usd_per_hour * row.node_count, best.usd_per_hour * best.node_count)
+    price = compare(*hourly, "higher hourly price", "lower hourly price", "same hourly price", "hourly price")
     if row.runtime_s is None or best.runtime_s is None or row.cost_usd is None or best.cost_usd is None:
         return price
-    cost = percent(row.cost_usd.p50, best.cost_usd.p50, "dearer", "cheaper", "as dear")
-    speed = percent(row.runtime_s.p50, best.runtime_s.p50, "slower", "faster", "as fast")
-    return f"{cost}, {speed}, {price}"
+    cost = compare(row.cost_usd.p50, best.cost_usd.p50, "dearer", "cheaper", "as dear", "cost")
+    time = compare(row.runtime_s.p50, best.runtime_s.p50, "slower", "faster", "as fast", "time")
+    return f"{cost}, {time}, {price}"
 
 
 def _probability_first_better(

@@ -1,4 +1,4 @@
-"""The bundled catalogue: facts known by hand, regularities of the data with every exception named, filters, neighbours."""
+"""The bundled catalogue: facts known by hand, regularities with every exception named, filters, neighbours."""
 
 from __future__ import annotations
 

@@ -121,7 +121,10 @@ def test_cpuinfo_of_x86_gives_the_name_and_the_numbers() -> None:
 
 
 def test_cpuinfo_without_a_brand_gives_the_vendor() -> None:
-    text = "vendor_id\t: GenuineIntel\ncpu family\t: 6\nmodel\t: 143\nmodel name\t: Common KVM processor\nstepping\t: unknown\n"
+    text = (
+        "vendor_id\t: GenuineIntel\ncpu family\t: 6\nmodel\t: 143\nmodel name\t: Common KVM processor\n"
+        "stepping\t: unknown\n"
+    )
     assert describe_cpuinfo(text) == "Common KVM processor (GenuineIntel family 6 model 143)"
 
 

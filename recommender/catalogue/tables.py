@@ -1,5 +1,4 @@
-"""The bundled tables and the questions asked of them. pandas is imported on first use, so importing this module is
-cheap."""
+"""The bundled tables and the questions asked of them. pandas is imported on first use: importing this is cheap."""
 
 from __future__ import annotations
 
@@ -17,9 +16,12 @@ if TYPE_CHECKING:
 _TEXT = ("cpu_model", "gpu_model", "local_disk_kind")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Catalogue:
-    """Facts about instance types, one table a kind. Missing numbers are NaN, never 0; treat the tables as read-only."""
+    """Facts about instance types, one table a kind. Missing numbers are NaN, never 0; treat the tables as read-only.
+
+    Compared and hashed by identity, so a catalogue can key a cache.
+    """
 
     types: pd.DataFrame
     """Hardware, index `instance_type` (sorted, unique).

@@ -75,15 +75,12 @@ class Fit:
     gram_inverse: Array
     """Inverse of X̃ᵀX̃ over the active terms, X̃ = features / runtime; for the leverage of a prediction."""
     active: npt.NDArray[np.intp]
+    key: npt.NDArray[np.intp]
+    """Distinct points, `Points.key`."""
     held_out_log: Array
     """ln(predicted/observed) of each distinct point when it is left out."""
     spread: float
     """Root mean square of `held_out_log`, small-sample corrected."""
-
-    @property
-    def held_out_error(self) -> float:
-        """Mean absolute relative error of held-out points."""
-        return float(np.mean(np.abs(np.expm1(self.held_out_log))))
 
 
 def features(scale: Array, machines: Array, vcpus: Array, units: Array) -> Array:
@@ -136,6 +133,7 @@ def fit(points: Points, *, serial_term: bool | None = None) -> Fit:
         theta=theta,
         gram_inverse=np.linalg.pinv(gram, hermitian=True) * len(t) / len(keys),
         active=active,
+        key=done,
         held_out_log=held[best],
         spread=rms * float(stats.t.ppf(0.9, dof) / stats.norm.ppf(0.9)),
     )
@@ -201,6 +199,7 @@ class Ernest:
         seconds = shape @ pooled.theta / relative * np.exp(effect)
         spread = _fit_spread(pooled, shape, seconds * relative / np.exp(effect), noise)
         coefficients = np.broadcast_to(pooled.theta, shape.shape).copy()
+        held_out = dict(zip(pooled.key, pooled.held_out_log, strict=True))
         for name in np.unique(points.instance_type):
             mine = points.take(points.instance_type == name)
             here = (configurations["instance_type"] == name).to_numpy()
@@ -214,11 +213,13 @@ class Ernest:
             seconds[here] = shape[here] @ own.theta / relative[here]
             spread[here] = _fit_spread(own, shape[here], shape[here] @ own.theta, noise)
             coefficients[here], effect_sd[here] = own.theta, 0.0
+            held_out |= dict(zip(own.key, own.held_out_log, strict=True))
         outside = _outside(points, target)
-        if pooled.held_out_error > MISFIT:
+        error = float(np.mean(np.abs(np.expm1(list(held_out.values())))))
+        if error > MISFIT:
             warnings.append(
-                f"misfit: held-out runs are predicted with {pooled.held_out_error:.0%} mean error; Ernest's scaling terms do not "
-                "describe this workload well, so measure the configuration you intend to use"
+                f"misfit: held-out runs are predicted with {error:.0%} mean error; Ernest's scaling terms do not describe "
+                "this workload well, so measure the configuration you intend to use"
             )
         need = memory_need(runs, scale_column(runs.inputs), problem.inputs)
         excluded = np.zeros(len(shape), dtype=np.int16)
@@ -330,7 +331,17 @@ def _all_known(problem: Problem) -> bool:
 
 def _points(problem: Problem, runs: Runs, warnings: list[str]) -> tuple[Points, Array, bool]:
     """Completed and stopped runs as arrays; the speed of every configuration; whether the local CPU is unrecognised."""
-    frame = runs.frame[runs.frame["status"].isin(["completed", "timed_out"])].reset_index(drop=True)
+    column = scale_column(runs.inputs)
+    usable = runs.frame["status"].isin(["completed", "timed_out"])
+    if column is not None and (lost := int((usable & runs.frame[column].isna()).sum())):
+        warnings.append(f"{lost} runs have no {column} and are left out of the fit")
+        usable &= runs.frame[column].notna()
+    frame = runs.frame[usable].reset_index(drop=True)
+    scale = frame[column].to_numpy(float) if column is not None else np.ones(len(frame))
+    if (scale < 0).any():
+        raise InsufficientEvidenceError(
+            f"{column} is {scale.min():g} in a run; ernest needs an input scale of 0 or more"
+        )
     specs, speed = problem.catalogue.types, problem.catalogue.speed["coremark_per_vcpu"]
     names = frame["instance_type"].to_numpy(object)
     local = names == "local"
@@ -368,12 +379,6 @@ def _points(problem: Problem, runs: Runs, warnings: list[str]) -> tuple[Points, 
         vcpus = np.ones(len(frame))
         warnings.append(
             "some instance types have no known vCPUs: parallelism is counted in nodes, and types are told apart by their runs alone"
-        )
-    column = scale_column(runs.inputs)
-    scale = frame[column].to_numpy(float) if column else np.ones(len(frame))
-    if np.isnan(scale).any() or (scale < 0).any():
-        raise InsufficientEvidenceError(
-            f"ernest needs {column} (0 or more) in every run of the workload; {int(np.isnan(scale).sum())} runs have none"
         )
     for other in runs.inputs:
         if other != column and frame[other].nunique() > 1:
