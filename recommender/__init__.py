@@ -1,1 +1,102 @@
-"""Cloud configuration recommender."""
+"""Cloud configuration recommender: from a few profiling runs to what to rent, how to pay, how sure it is and what next.
+
+The public names are imported from their modules on first use, so that `import recommender` costs almost nothing.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from recommender.candidates import Candidates, Exclusion
+    from recommender.catalogue import Catalogue, TypeFilter, load_catalogue, similar
+    from recommender.datasets import fetch_dataset
+    from recommender.errors import (
+        InfeasibleError,
+        InputError,
+        InsufficientEvidenceError,
+        MissingDataError,
+        RecommenderError,
+        UnknownNameError,
+    )
+    from recommender.models import PerformanceModel, Prediction
+    from recommender.pricing import PurchaseOption, Usage, parse_purchase
+    from recommender.problem import Problem, build_problem
+    from recommender.profiling import profile_command
+    from recommender.recommendation import NextRun, Quantiles, Recommendation, Row
+    from recommender.report.plots import time_against_cost
+    from recommender.runs import Runs, append_run, read_runs, write_runs
+    from recommender.strategies import Auto, ModelBased, Strategy, batch, strategies, strategy
+
+_MODULE_OF = {
+    **dict.fromkeys(("Candidates", "Exclusion"), "candidates"),
+    **dict.fromkeys(("Catalogue", "TypeFilter", "load_catalogue", "similar"), "catalogue"),
+    "fetch_dataset": "datasets",
+    **dict.fromkeys(
+        (
+            "InfeasibleError",
+            "InputError",
+            "InsufficientEvidenceError",
+            "MissingDataError",
+            "RecommenderError",
+            "UnknownNameError",
+        ),
+        "errors",
+    ),
+    **dict.fromkeys(("PerformanceModel", "Prediction"), "models"),
+    **dict.fromkeys(("PurchaseOption", "Usage", "parse_purchase"), "pricing"),
+    **dict.fromkeys(("Problem", "build_problem"), "problem"),
+    "profile_command": "profiling",
+    **dict.fromkeys(("NextRun", "Quantiles", "Recommendation", "Row"), "recommendation"),
+    "time_against_cost": "report.plots",
+    **dict.fromkeys(("Runs", "append_run", "read_runs", "write_runs"), "runs"),
+    **dict.fromkeys(("Auto", "ModelBased", "Strategy", "batch", "strategies", "strategy"), "strategies"),
+}
+
+__all__ = [
+    "Auto",
+    "Candidates",
+    "Catalogue",
+    "Exclusion",
+    "InfeasibleError",
+    "InputError",
+    "InsufficientEvidenceError",
+    "MissingDataError",
+    "ModelBased",
+    "NextRun",
+    "PerformanceModel",
+    "Prediction",
+    "Problem",
+    "PurchaseOption",
+    "Quantiles",
+    "Recommendation",
+    "RecommenderError",
+    "Row",
+    "Runs",
+    "Strategy",
+    "TypeFilter",
+    "UnknownNameError",
+    "Usage",
+    "append_run",
+    "batch",
+    "build_problem",
+    "fetch_dataset",
+    "load_catalogue",
+    "parse_purchase",
+    "profile_command",
+    "read_runs",
+    "similar",
+    "strategies",
+    "strategy",
+    "time_against_cost",
+    "write_runs",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _MODULE_OF:
+        raise AttributeError(f"module 'recommender' has no attribute {name!r}")
+    return getattr(import_module(f"recommender.{_MODULE_OF[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return __all__

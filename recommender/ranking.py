@@ -18,7 +18,7 @@ from recommender.errors import InfeasibleError
 from recommender.models import EVIDENCE, MEASURED, Array, Prediction
 from recommender.pricing import PRICE_QUALITIES, OptionPrices, price_option
 from recommender.problem import Problem
-from recommender.recommendation import NextRun, Quantiles, Recommendation, Row
+from recommender.recommendation import NextRun, Quantiles, Recommendation, Row, WayToPay
 from recommender.units import format_duration, format_usd
 
 Z10 = float(ndtri(0.1))
@@ -71,6 +71,7 @@ def rank(problem: Problem, prediction: Prediction, *, strategy: str, why: str, m
         strategy=strategy,
         why=why,
         rows=tuple(rows),
+        ways_to_pay=tuple(_ways_to_pay(problem, prediction, [s.prices for s in scored], merged[0][2])),
         excluded=tuple(excluded),
         next_run=_next_run(problem, prediction, merged, rival) if measure else None,
         warnings=tuple(dict.fromkeys(warnings)),
@@ -135,29 +136,32 @@ class _Tally:
             "deadline": f"P(runtime <= {format_duration(p.deadline_s or 0)}) is below {p.confidence:.0%}",
             "budget": f"P(cost <= {format_usd(p.budget_usd or 0)}) is below {p.confidence:.0%}",
         }
-        mine = [Exclusion(reason, count, words[reason]) for reason, count in self.counts.items()]
-        return sorted([*p.candidates.exclusions, *mine], key=lambda e: (-e.count, e.reason))
+        merged: dict[str, Exclusion] = {}
+        for e in (*p.candidates.exclusions, *(Exclusion(r, n, words[r]) for r, n in self.counts.items())):
+            old = merged.get(e.reason)
+            merged[e.reason] = Exclusion(e.reason, e.count + old.count, f"{old.sentence}; {e.sentence}") if old else e
+        return sorted(merged.values(), key=lambda e: (-e.count, e.reason))
 
     def infeasible(self, excluded: list[Exclusion]) -> str:
-        """Return the sentence for a problem without a feasible candidate."""
+        """Return the sentence for a problem without a feasible candidate: what the user asked first."""
         p, hints = self.problem, []
-        if "deadline" in self.nearest:
-            needed = self.nearest["deadline"]
-            if np.isfinite(needed):
-                hints.append(f"--deadline {int(np.ceil(needed)) + 1}s ({format_duration(needed)})")
-        if "budget" in self.nearest:
-            hints.append(f"--budget {self.nearest['budget'] * 1.0005:.4g}")
-        if "memory" in self.counts:
+        if np.isfinite(needed := self.nearest.get("deadline", np.inf)):
+            hints.append(f"--deadline {int(np.ceil(needed)) + 1}s ({format_duration(needed)})")
+        if np.isfinite(needed := self.nearest.get("budget", np.inf)):
+            hints.append(f"--budget {needed * 1.0005:.4g}")
+        if not hints and "memory" in self.counts:
             hints.append(
                 f"a smaller --input, or machines with more memory than {p.configurations['memory_gib'].max():g} GiB"
             )
-        if "no_evidence" in self.counts and not hints:
-            hints.append("runs of more configurations")
-        if "no_price" in self.counts and not hints:
-            hints.append("another --region or --purchase, or your own --prices")
-        binding = "; ".join(f"{e.reason} excludes {e.count} ({e.sentence})" for e in excluded)
-        near = f"; the nearest relaxation that admits one: {' or '.join(hints)}" if hints else ""
-        return f"no candidate meets every constraint: {binding}{near}"
+        elif not hints:
+            hints.append("runs of more configurations, another --region or --purchase, or your own --prices")
+        asked = ("deadline", "budget", "memory", "failed", "never_finishes", "no_evidence")
+        first = [
+            f"{e.reason} excludes {e.count} ({e.sentence})" for name in asked for e in excluded if e.reason == name
+        ]
+        rest = [f"{e.reason} {e.count}" for e in excluded if e.reason not in asked]
+        others = f"; others: {', '.join(rest)}" if rest else ""
+        return f"no candidate meets every constraint: {'; '.join(first)}{others}; the nearest relaxation that admits one: {' or '.join(hints)}"
 
 
 def _score(problem: Problem, prediction: Prediction, prices: OptionPrices, tally: _Tally) -> Scored:
@@ -268,6 +272,27 @@ def _rows(problem: Problem, prediction: Prediction, best: Merged) -> list[Row]:
         )
     index = [int(offers.configuration[m[2]]) for m in best]
     return [_explained(problem, prediction, rows, position, index[position]) for position in range(len(rows))]
+
+
+def _ways_to_pay(problem: Problem, prediction: Prediction, prices: list[OptionPrices], offer: int) -> list[WayToPay]:
+    """Every purchase option of one offer with a known price, cheapest run first."""
+    offers = problem.candidates.offers
+    mean = prediction.log_runtime[offers.configuration[offer]]
+    ways = []
+    for p in prices:
+        usd = float(p.usd_per_hour[offer])
+        if np.isnan(usd):
+            continue
+        cost = float(p.cost(np.exp([mean]), offers, problem.usage, np.array([offer]))[0]) if np.isfinite(mean) else None
+        ways.append(
+            WayToPay(
+                p.option.name,
+                usd,
+                cost if cost is not None and np.isfinite(cost) else None,
+                PRICE_QUALITIES[p.quality[offer]],
+            )
+        )
+    return sorted(ways, key=lambda w: (w.cost_usd is None, w.cost_usd or 0.0, w.usd_per_hour))
 
 
 def _explained(problem: Problem, prediction: Prediction, rows: list[Row], position: int, index: int) -> Row:

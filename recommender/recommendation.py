@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import pandas as pd
@@ -73,6 +73,18 @@ class Row:
 
 
 @dataclass(frozen=True)
+class WayToPay:
+    """One purchase option of the first-ranked machine."""
+
+    purchase_option: str
+    usd_per_hour: float
+    """Effective price of one node."""
+    cost_usd: float | None
+    """Median USD of one run; None when the runtime is not known, or when it would practically never finish."""
+    price_quality: str
+
+
+@dataclass(frozen=True)
 class NextRun:
     """The measurement worth making next."""
 
@@ -111,6 +123,8 @@ class Recommendation:
     excluded: tuple[Exclusion, ...]
     next_run: NextRun | None
     warnings: tuple[str, ...]
+    ways_to_pay: tuple[WayToPay, ...] = ()
+    """The first row's machine under every purchase option considered, cheapest first."""
     candidates: int = 0
     """Candidates that were ranked, of which `rows` are the first."""
 
@@ -121,6 +135,7 @@ class Recommendation:
             "problem": dict(self.problem),
             "strategy": {"name": self.strategy, "why": self.why},
             "recommendations": [row.to_dict() for row in self.rows],
+            "ways_to_pay": [asdict(way) for way in self.ways_to_pay],
             "excluded": [{"reason": e.reason, "count": e.count, "sentence": e.sentence} for e in self.excluded],
             "next_run": self.next_run.to_dict() if self.next_run else None,
             "warnings": list(self.warnings),

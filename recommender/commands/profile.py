@@ -105,7 +105,7 @@ def profile(
             runs = execute(plan, out=out, resume=resume, on_start=reporter.started, on_run=reporter.ended)
     except KeyboardInterrupt:
         told = sum(run.planned.repetition > 0 for run in made)
-        _note(f"interrupted; {out} keeps the {told} runs made now; --resume goes on from there")
+        _note(f"interrupted; the runs made so far ({told}) are in {out}; --resume goes on from there")
         raise typer.Exit(130) from None
     cpu_model = local_cpu_model()
     match = identify(cpu_model)

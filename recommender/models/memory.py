@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
-from scipy import optimize
+from scipy.optimize import nnls
 
 from recommender.runs import Runs
 
@@ -45,9 +45,7 @@ def memory_need(runs: Runs, scale: str | None, inputs: Mapping[str, float]) -> M
     else:
         s, g, at = seen.index.to_numpy(float), seen.to_numpy(float), inputs.get(scale, 1.0)
         x = np.stack([np.ones_like(s), s], axis=1)
-        (a, b), residual = (
-            optimize.nnls(x, g) if len(s) > 1 else ((0.0, g[0] / s[0]) if at > s[0] > 0 else (g[0], 0.0), 0.0)
-        )
+        (a, b), residual = nnls(x, g) if len(s) > 1 else ((0.0, g[0] / s[0]) if at > s[0] > 0 else (g[0], 0.0), 0.0)
         fitted = float(a + b * at + 2.0 * residual / np.sqrt(len(s)))
         peak = max([fitted, *g[s <= at]])
         how = (

@@ -63,6 +63,14 @@ def as_text(answer: Recommendation) -> str:
         lines.append("  ".join(c[i].ljust(widths[i]) for i in show).rstrip())
         if row.reason:
             lines.append(" " * (widths[0] + 2) + row.reason)
+    if len(answer.ways_to_pay) > 1:
+        first = answer.rows[0]
+        ways = [
+            f"{w.purchase_option} {'unknown' if w.cost_usd is None else format_usd(w.cost_usd)}"
+            + (" (estimated)" if w.price_quality == "estimated" else "")
+            for w in answer.ways_to_pay
+        ]
+        lines += ["", f"Ways to pay for {first.instance_type} x{first.node_count}, USD/run p50: {', '.join(ways)}."]
     lines += ["", f"Strategy {answer.strategy}: {answer.why}."]
     if answer.next_run is not None:
         lines.append(f"Measure next: {_run(answer.next_run)}.")
