@@ -16,7 +16,6 @@ import pandas as pd
 
 from recommender.errors import RecommenderError, UnknownNameError, did_you_mean
 from recommender.models import PerformanceModel, Prediction, configuration_rows, nothing_known
-
 from recommender.models.ernest import MINIMUM_POINTS, Ernest, distinct_points
 from recommender.models.yardsticks import BestFixed, ColumnMean, MeasuredOnly
 from recommender.problem import Problem

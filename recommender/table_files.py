@@ -209,14 +209,17 @@ def _from_csv(data: bytes, what: str, name: str) -> RawTable:
             raise InputError(f"{name}, line 1: the file {sentence}; allowed: a CSV (UTF-8) holding a {what}")
     try:
         text = data.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        _fail_encoding(data, error.start, name)
+    except UnicodeDecodeError:
+        _fail_encoding(data, name)
     if b"\0" in data:
-        _fail_encoding(data, data.index(b"\0"), name)
+        _fail_encoding(data, name)
     rows = _rows(text, name)
     first, header = next(rows, (1, []))
     if not header:
         raise InputError(f"{name}, line 1: found an empty file; allowed: a header line and the rows of a {what}")
+    if len(header) == 1 and (mark := re.search("[;\t|]", header[0])):
+        found = f"{shown(header[0])}, which looks separated by {shown(mark[0])}"
+        raise InputError(f"{name}, line {first}, column 1: found {found}; allowed: comma separated")
 
     def locate(row: int) -> str:
         for i, (line, _) in enumerate(_rows(text, name)):
@@ -241,11 +244,6 @@ def _rows(text: str, name: str) -> Iterator[tuple[int, list[str]]]:
         if row is None:
             return
         if len(row) > 1 or (row and row[0].strip()):
-            mark = next((mark for mark in ";\t|" if mark in row[0]), None) if len(row) == 1 else None
-            if mark:
-                found = "tabs" if mark == "\t" else f"'{mark}'"
-                where = f"{name}, line {line}, column 1: found {shown(row[0])}, which looks separated by {found}"
-                raise InputError(f"{where}; allowed: comma separated")
             yield line, row
 
 
@@ -292,16 +290,17 @@ def _strict_columns(rows: Iterator[tuple[int, list[str]]], header: list[str], na
     return [pa.chunked_array(parts, pa.string()) for parts in chunks]
 
 
-def _fail_encoding(data: bytes, start: int, name: str) -> NoReturn:
-    """Raise the error for the byte at `start`, the first that is not UTF-8 text."""
-    lines = re.split(rb"\r\n|\r|\n", data[:start])
-    place = lines[-1].count(b",")
-    header = re.split(rb"[\r\n]", data.lstrip(), maxsplit=1)[0].decode("utf-8-sig", "replace").split(",")
-    column = shown(header[place].strip()) if len(lines) > 1 and place < len(header) else place + 1
-    begin = start - len(lines[-1].rsplit(b",", 1)[-1])
-    cell = re.split(rb"[,\r\n]", data[begin : start + 100], maxsplit=1)[0]
-    where = f"{name}, line {len(lines)}, column {column}"
-    raise InputError(f"{where}: found {str(cell[:60])[1:]}; allowed: text encoded as UTF-8, no NUL")
+def _fail_encoding(data: bytes, name: str) -> NoReturn:
+    """Raise the error for the first cell that is not UTF-8 text."""
+    header: list[str] = []
+    for line, row in _rows(data.decode("utf-8-sig", "surrogateescape"), name):
+        place = next((i for i, cell in enumerate(row) if re.search("[\0\udc80-\udcff]", cell)), None)
+        if place is not None:
+            column = shown(header[place].strip()) if place < len(header) else place + 1
+            found = repr(row[place][:60].encode(errors="surrogateescape"))[1:]
+            raise InputError(f"{name}, line {line}, column {column}: found {found}; allowed: UTF-8 text without NUL")
+        header = header or row
+    raise InputError(f"{name}: found bytes that are not UTF-8 text without NUL; allowed: UTF-8 text")
 
 
 # Writing

@@ -110,7 +110,7 @@ def test_a_bad_cell_is_named_with_file_line_column_value_and_what_is_allowed(
     writer.writerows(rows)
     message = refused(write(tmp_path / "runs.csv", buffer.getvalue()))
     assert "runs.csv, line 3" in message
-    if len(value) < 1000 and "\x00" not in value:
+    if len(value) < 1000:
         assert f"column '{column}'" in message
     assert "allowed: " in message
     if 0 < len(value) < 40 and value.isprintable():
@@ -246,7 +246,8 @@ def test_labels_that_are_no_column_names_are_refused() -> None:
 
 # Properties
 
-texts = st.text(st.characters(codec="utf-8"), min_size=1, max_size=12).map(str.strip)
+printable = st.characters(codec="utf-8", exclude_categories=["C", "Z"], include_characters=" ")
+texts = st.text(printable, min_size=1, max_size=12).map(str.strip)
 names = texts.filter(lambda value: value and tables._is_name(value))
 words = texts.filter(lambda value: value and tables._is_text(value) and not re.match(tables._NUMBER, value))
 numbers = st.floats(allow_nan=False, allow_infinity=False)

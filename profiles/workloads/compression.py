@@ -12,7 +12,9 @@ from common import scale, workers
 
 FULL_BLOCKS = 100
 BLOCK_BYTES = 1 << 18
-WORDS = [f"{verb}-{noun}" for verb in ("get", "put", "list", "copy", "sync") for noun in ("user", "order", "file", "key")]
+WORDS = [
+    f"{verb}-{noun}" for verb in ("get", "put", "list", "copy", "sync") for noun in ("user", "order", "file", "key")
+]
 
 
 def compress(block: int) -> tuple[int, int]:

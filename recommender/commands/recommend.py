@@ -143,8 +143,26 @@ def _ask(given: dict[str, Any]) -> tuple[Problem, Runs]:
         "max_usd_per_hour": given["max_price"],
         "local_disk": given["local_disk"],
     }
-    names = (
-        "workload archive candidates objective deadline budget confidence purchase region max_nodes inputs prices top seed "
-        "local_like runs_per_month checkpoint_interval architecture burstable accelerators"
-    ).split()
+    names = [
+        "workload",
+        "archive",
+        "candidates",
+        "objective",
+        "deadline",
+        "budget",
+        "confidence",
+        "purchase",
+        "region",
+        "max_nodes",
+        "inputs",
+        "prices",
+        "top",
+        "seed",
+        "local_like",
+        "runs_per_month",
+        "checkpoint_interval",
+        "architecture",
+        "burstable",
+        "accelerators",
+    ]
     return o.ask(given["runs"], filters=filters, **{name: given[name] for name in names})

@@ -2,10 +2,10 @@
 
 Notation
 --------
-s   input scale of a run                      m  machines (node_count)       c  vCPUs of one machine that the run may use
+s   input scale of a run                m  machines (node_count)      c  vCPUs of one machine that the run may use
 q   units that must coordinate: m for cluster runs; m·c when every run used one machine
-v   CoreMark per vCPU of the instance family relative to the fastest family that was run
-θ   coefficients, all ≥ 0                     t  runtime in s
+v   CoreMark per vCPU of the instance family over the median of the catalogue
+θ   coefficients, all ≥ 0               t  runtime in s
 
     t = (θ0 + θ1 s/(m c) + θ2 ln q + θ3 q [+ θ4 s]) / v · exp(family effect)
 
@@ -89,7 +89,8 @@ def fit(points: Points, *, serial_term: bool | None = None) -> Fit:
     done = np.unique(points.key[~points.censored])
     if len(done) < MINIMUM_POINTS:
         raise InsufficientEvidenceError(
-            f"ernest needs completed runs at {MINIMUM_POINTS} distinct points (input scale x parallelism) at least; found {len(done)}; "
+            f"ernest needs completed runs at {MINIMUM_POINTS} distinct points at least (input scale x parallelism); "
+            f"found {len(done)}; "
             "measure other scales or core counts, e.g. recommender profile --scales 0.1,0.2,0.4 --cores 1,2"
         )
     x = features(points.scale, points.machines, points.vcpus, points.units)
@@ -162,7 +163,7 @@ class Ernest:
             With fewer than three distinct completed points.
         """
         warnings: list[str] = []
-        points, relative, unknown = run_points(problem, runs, warnings)
+        points, relative, unknown, by_vcpu = run_points(problem, runs, warnings)
         pooled = fit(points)
         noise = repetition_noise(runs)
         cluster = bool((points.machines > 1).any())
@@ -172,7 +173,7 @@ class Ernest:
             .where(configurations["family"] != "", configurations["instance_type"])
             .to_numpy(object)
         )
-        target = target_points(problem, points, cluster)
+        target = target_points(problem, points, by_vcpu=by_vcpu)
         shape = features(*target)
         effect, effect_sd, seen = _family_effects(points, pooled, families, cluster, unknown)
         seconds = shape @ pooled.theta / relative * np.exp(effect)
@@ -197,8 +198,8 @@ class Ernest:
         error = float(np.mean(np.abs(np.expm1(list(held_out.values())))))
         if error > MISFIT:
             warnings.append(
-                f"misfit: held-out runs are predicted with {error:.0%} mean error; Ernest's scaling terms do not describe "
-                "this workload well, so measure the configuration you intend to use"
+                f"misfit: held-out runs are predicted with {error:.0%} mean error; Ernest's scaling terms do not "
+                "describe this workload well, so measure the configuration you intend to use"
             )
         need = memory_need(runs, scale_column(runs.inputs), problem.inputs)
         excluded = np.zeros(len(shape), dtype=np.int16)
@@ -250,7 +251,7 @@ def _family_effects(
 ) -> tuple[Array, Array, npt.NDArray[np.bool_]]:
     """Shrunken mean ln residual of each candidate's family, its standard deviation, and whether the family was run.
 
-    With prior effect ~ N(0, τ²) and k points of residual variance σ²: mean w·r̄ and variance τ²(1 − w), w = τ²/(τ² + σ²/k).
+    With prior effect ~ N(0, τ²) and k points of residual variance σ²: mean w·r̄, variance τ²(1 − w), w = τ²/(τ² + σ²/k).
     """
     prior = CLUSTER_FAMILY_SPREAD if cluster else FAMILY_SPREAD
     x = features(points.scale, points.machines, points.vcpus, points.units)

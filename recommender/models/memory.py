@@ -56,5 +56,6 @@ def memory_need(runs: Runs, scale: str | None, inputs: Mapping[str, float]) -> M
     need = peak * HEADROOM + SYSTEM_GIB
     return MemoryNeed(
         need,
-        f"less than the {need:.3g} GiB needed (peak {peak:.3g} GiB = {how}; 15 % headroom, {SYSTEM_GIB} GiB for the system)",
+        f"less than the {need:.3g} GiB needed (peak {peak:.3g} GiB = {how}; 15 % headroom, "
+        f"{SYSTEM_GIB} GiB for the system)",
     )

@@ -39,27 +39,18 @@ class Points:
         return Points(*(getattr(self, name)[rows] for name in self.__dataclass_fields__))
 
 
-def target_points(problem: Problem, points: Points, cluster: bool) -> tuple[Array, Array, Array, Array]:
+def target_points(problem: Problem, points: Points, *, by_vcpu: bool) -> tuple[Array, Array, Array, Array]:
     """(s, m, c, q) of every configuration at the input asked about."""
-    configurations = problem.configurations
     column = scale_column(list(problem.inputs))
-    machines = configurations["node_count"].to_numpy(float)
-    vcpus = (
-        configurations["vcpus"].to_numpy(float)
-        if not (points.vcpus == 1).all() or _all_known(problem)
-        else np.ones(len(machines))
-    )
-    vcpus = np.where(np.isnan(vcpus), np.nanmedian(points.vcpus), vcpus)
+    machines = problem.configurations["node_count"].to_numpy(float)
+    vcpus = problem.configurations["vcpus"].to_numpy(float) if by_vcpu else np.ones(len(machines))
     scale = np.full(len(machines), problem.inputs[column] if column else 1.0)
-    return scale, machines, vcpus, machines if cluster else machines * vcpus
+    return scale, machines, vcpus, machines if (points.machines > 1).any() else machines * vcpus
 
 
-def _all_known(problem: Problem) -> bool:
-    return bool(problem.configurations["vcpus"].notna().all())
-
-
-def run_points(problem: Problem, runs: Runs, warnings: list[str]) -> tuple[Points, Array, bool]:
-    """Completed and stopped runs as arrays; the speed of every configuration; whether the local CPU is unrecognised."""
+def run_points(problem: Problem, runs: Runs, warnings: list[str]) -> tuple[Points, Array, bool, bool]:
+    """Completed and stopped runs as arrays; the speed of every configuration; whether the local CPU is unrecognised;
+    whether parallelism is counted in vCPUs (else in nodes)."""
     column = scale_column(runs.inputs)
     usable = runs.frame["status"].isin(["completed", "timed_out"])
     if column is not None and (lost := int((usable & runs.frame[column].isna()).sum())):
@@ -83,7 +74,8 @@ def run_points(problem: Problem, runs: Runs, warnings: list[str]) -> tuple[Point
         if problem.local_like is None and match is None:
             unknown = True
             warnings.append(
-                f"the profiling machine's CPU ({cpu or 'not recorded'}) is not recognised; it is assumed to be as fast as the catalogue's median family (--local-like FAMILY)"
+                f"the profiling machine's CPU ({cpu or 'not recorded'}) is not recognised; it is assumed to be as fast "
+                "as the catalogue's median family (--local-like FAMILY)"
             )
     run_speed = speed.reindex(family).to_numpy(float)
     configurations = problem.configurations
@@ -100,14 +92,16 @@ def run_points(problem: Problem, runs: Runs, warnings: list[str]) -> tuple[Point
         .to_numpy(float)
     )
     vcpus = np.where(np.isnan(frame["vcpus"].to_numpy(float)), known, frame["vcpus"].to_numpy(float))
-    if np.isnan(vcpus).any():
-        if local.any():
-            raise InsufficientEvidenceError(
-                "runs on instance_type local need the column vcpus: how many the run was allowed to use"
-            )
+    if local.any() and np.isnan(vcpus).any():
+        raise InsufficientEvidenceError(
+            "runs on instance_type local need the column vcpus: how many the run was allowed to use"
+        )
+    by_vcpu = bool(local.any()) or not (np.isnan(vcpus).any() or configurations["vcpus"].isna().any())
+    if not by_vcpu:
         vcpus = np.ones(len(frame))
         warnings.append(
-            "some instance types have no known vCPUs: parallelism is counted in nodes, and types are told apart by their runs alone"
+            "some instance types have no known vCPUs: parallelism is counted in nodes, and types are told apart by "
+            "their runs alone"
         )
     for other in runs.inputs:
         if other != column and frame[other].nunique() > 1:
@@ -131,4 +125,4 @@ def run_points(problem: Problem, runs: Runs, warnings: list[str]) -> tuple[Point
         instance_type=names,
         family=np.where(pd.isna(family), names, family),
     )
-    return points, candidate_speed / reference, unknown
+    return points, candidate_speed / reference, unknown, by_vcpu

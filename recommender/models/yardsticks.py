@@ -39,14 +39,16 @@ def archive_matrix(problem: Problem) -> Array:
     """
     if problem.archive is None or not len(problem.archive):
         raise InsufficientEvidenceError(
-            "this strategy reads runs of other workloads and there are none; give --archive RUNS, or a runs table with several workloads"
+            "this strategy reads runs of other workloads and there are none; give --archive RUNS, or a runs table with "
+            "several workloads"
         )
     frame = problem.archive.completed
     row = configuration_rows(problem, frame)
     frame, row = frame[row >= 0], row[row >= 0]
     if not len(frame):
         raise InsufficientEvidenceError(
-            "no completed run of the archive is of a candidate (same instance type, node count and parameters); nothing can be transferred"
+            "no completed run of the archive is of a candidate (same instance type, node count and parameters); "
+            "nothing can be transferred"
         )
     workload, names = pd.factorize(frame["workload"].to_numpy(object), sort=True)
     cell = workload * len(problem.configurations) + row
@@ -100,9 +102,11 @@ class ColumnMean:
             warnings: tuple[str, ...] = ()
         else:
             own, spread = float(np.mean(level)), float(np.hypot(column_spread, max(LEVEL_SPREAD, float(np.std(level)))))
-            warnings = (
-                "the workload itself was not run on any candidate: runtimes are those of the archive's typical workload, and only their order means anything",
+            unrun = (
+                "the workload itself was not run on any candidate: runtimes are those of the archive's typical "
+                "workload, and only their order means anything"
             )
+            warnings = (unrun,)
         known = np.isfinite(column)
         base = nothing_known(problem)
         prediction = replace(

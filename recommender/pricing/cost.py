@@ -39,7 +39,11 @@ class Usage:
     def __post_init__(self) -> None:
         for name, value, ok in (
             ("runs_per_month", self.runs_per_month, self.runs_per_month > 0),
-            ("checkpoint_interval_s", self.checkpoint_interval_s, (self.checkpoint_interval_s or 1) > 0),
+            (
+                "checkpoint_interval_s",
+                self.checkpoint_interval_s,
+                self.checkpoint_interval_s is None or self.checkpoint_interval_s > 0,
+            ),
             ("checkpoint_cost_s", self.checkpoint_cost_s, self.checkpoint_cost_s >= 0),
             ("restart_s", self.restart_s, self.restart_s >= 0),
         ):
@@ -86,21 +90,22 @@ def commitment_cost(
 
 
 def expected_time_h(length_h: npt.ArrayLike, hazard: npt.ArrayLike, restart_h: npt.ArrayLike) -> Array:
-    """Expected hours to finish an uninterruptible piece of `length_h`: (1/λ + R)(exp(λ·length) − 1); length when λ = 0.
+    """Expected hours to finish an uninterruptible piece of `length_h`: (1/λ + R)(exp(λ·length) − 1); length when λ = 0, NaN
+    where λ is not known.
 
     Source: Daly (2006), eq. 13 without dump time: exponential interruptions, each losing the piece so far and R.
     """
     x, lam, r = np.broadcast_arrays(*(np.asarray(a, dtype=float) for a in (length_h, hazard, restart_h)))
     with np.errstate(over="ignore", divide="ignore", invalid="ignore"):
         interrupted = np.expm1(lam * x) * (1.0 / lam + r)
-    return np.where(lam > 0, interrupted, x)
+    return np.where(lam == 0, x, interrupted)
 
 
 def spot_wall_time_h(runtime_s: npt.ArrayLike, hazard: npt.ArrayLike, usage: Usage) -> Array:
     """Expected hours from start to finish on spot, hazard = λ of the whole cluster in 1/h; inf if it never ends.
 
-    From scratch: one piece of length T. With checkpoints every c seconds that take δ: floor(T/c) pieces of c + δ and
-    the remainder.
+    From scratch: one piece of length T. With checkpoints every c seconds that take δ: ceil(T/c) − 1 pieces of c + δ
+    and the remainder (nothing is written at the very end).
     """
     t_h = np.asarray(runtime_s, dtype=float) / 3600.0
     restart_h = usage.restart_s / 3600.0
@@ -109,7 +114,9 @@ def spot_wall_time_h(runtime_s: npt.ArrayLike, hazard: npt.ArrayLike, usage: Usa
     c_h = usage.checkpoint_interval_s / 3600.0
     pieces = np.maximum(np.ceil(t_h / c_h - 1e-9) - 1.0, 0.0)
     full = expected_time_h(c_h + usage.checkpoint_cost_s / 3600.0, hazard, restart_h)
-    return pieces * full + expected_time_h(t_h - pieces * c_h, hazard, restart_h)
+    with np.errstate(over="ignore", invalid="ignore"):
+        written = np.where(pieces > 0, pieces * full, 0.0)
+    return written + expected_time_h(t_h - pieces * c_h, hazard, restart_h)
 
 
 def spot_cost(
@@ -130,7 +137,8 @@ def spot_cost(
 
     Returns
     -------
-    USD, broadcast shape; inf where the run would practically never end. Source: renewal argument, tested by simulation.
+    USD, broadcast shape; inf where the run would practically never end, NaN where the interruption probability is not
+    known. Source: renewal argument, tested by simulation.
     """
     t_h, p, n, month = np.broadcast_arrays(
         np.asarray(runtime_s, dtype=float) / 3600.0,
@@ -139,13 +147,15 @@ def spot_cost(
     lam = n * hazard_per_hour(month)
     minimum_h = MINIMUM_BILLED_S / 3600.0
     if usage.checkpoint_interval_s is not None:
-        paid: Array = p * n * np.maximum(spot_wall_time_h(t_h * 3600.0, lam, usage), minimum_h)
+        with np.errstate(over="ignore"):
+            paid: Array = p * n * np.maximum(spot_wall_time_h(t_h * 3600.0, lam, usage), minimum_h)
         return paid
     young = np.minimum(t_h, FREE_FIRST_HOUR_H)
     with np.errstate(over="ignore", invalid="ignore"):
         lost = n * _mean_below(t_h, lam) - _mean_below(young, lam)
-        lost = np.where(lam > 0, np.exp(lam * t_h) * lost, 0.0)
-    result: Array = p * (n * np.maximum(t_h, minimum_h) + np.where(np.isnan(lost), np.inf, lost))
+        lost = np.where(lam == 0, 0.0, np.exp(lam * t_h) * lost)
+        lost = np.where(np.isnan(lost) & np.isfinite(lam), np.inf, lost)
+        result: Array = p * (n * np.maximum(t_h, minimum_h) + lost)
     return result
 
 
