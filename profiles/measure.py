@@ -23,6 +23,7 @@ import pandas as pd
 import psutil
 
 from recommender.catalogue.cpu import local_cpu_model
+from recommender.measurement import available_cpus
 from recommender.runs import read_runs
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -59,24 +60,18 @@ def main() -> int:
         shown = table.relative_to(ROOT) if table.is_relative_to(ROOT) else table
         arguments = [
             *("profile", "--workload", name, "--out", str(shown), "--cores", options.cores),
-            *(
-                "--scales",
-                options.scales,
-                "--repeat",
-                options.repeat,
-                "--warmup",
-                "1",
-                "--time-limit",
-                "5m",
-                "--resume",
-            ),
+            *("--scales", options.scales, "--repeat", options.repeat),
+            *("--warmup", "1", "--time-limit", "5m", "--resume"),
             *("--", "python", f"profiles/workloads/{name}.py", "{scale}"),
         ]
+        before = table.read_bytes() if table.exists() else b""
         done = subprocess.run([*RECOMMENDER, *arguments], cwd=ROOT, env=environment, check=False)
         if done.returncode:
             return done.returncode
-        text = describe(name, read_runs(table).frame, shlex.join(["recommender", *arguments]))
-        table.with_suffix(".md").write_text(text, encoding="utf-8")
+        page = table.with_suffix(".md")
+        if table.read_bytes() != before or not page.exists():  # else it would name versions that did not run
+            command = shlex.join(["recommender", *arguments])
+            page.write_text(describe(name, read_runs(table).frame, command), encoding="utf-8")
     return 0
 
 
@@ -107,14 +102,13 @@ def describe(name: str, frame: pd.DataFrame, command: str) -> str:
             "## How it was measured",
             "",
             f"- Command, at the root of the checkout: `{command}`",
-            f"- Machine: {cpu_model}, {len(psutil.Process().cpu_affinity())} CPUs, "
+            f"- Machine: {cpu_model}, {len(available_cpus())} CPUs, "
             f"{psutil.virtual_memory().total / 1024**3:.0f} GiB of memory"
             + (f"; the table also holds runs on {', '.join(others)}" if others else ""),
             f"- System: {platform.system()} {re.split('[-+]', platform.release())[0]}",
             f"- Versions: {', '.join(versions)}",
             f"- When: {first:%Y-%m-%d %H:%M} to {last:%Y-%m-%d %H:%M} UTC",
-            f"- Runs: {len(frame)} ({statuses}), after one unrecorded warm-up of each scale, so inputs are made and in "
-            "the page cache",
+            f"- Runs: {len(frame)} ({statuses}), after one unrecorded warm-up of each scale (inputs made, pages cached)",
             "- Network bytes are those of the whole machine; all others are those of the command",
             "",
             "## Result",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from recommender.errors import MissingDataError
+from recommender.errors import MissingDataError, UnknownNameError, did_you_mean
 
 _PACKAGE = Path(__file__).resolve().parent
 
@@ -24,3 +24,21 @@ def resource_dir(name: str) -> Path:
     if checkout.is_dir() and (_PACKAGE.parent / "pyproject.toml").is_file():
         return checkout
     raise MissingDataError(f"the directory '{name}' is neither {installed} nor {checkout}: reinstall the package")
+
+
+def shipped_profiles() -> dict[str, Path]:
+    """Return the measured profiles that came with this package: name -> runs table, sorted by name."""
+    return {path.stem: path for path in sorted(resource_dir("profiles").glob("*.csv"))}
+
+
+def shipped_profile(name: str) -> Path:
+    """Return the runs table of one shipped profile.
+
+    Raises `UnknownNameError` with the nearest name.
+    """
+    known = shipped_profiles()
+    if name not in known:
+        raise UnknownNameError(
+            f"no profile {name!r} is shipped{did_you_mean(name, known)} (shipped: {', '.join(known)})"
+        )
+    return known[name]

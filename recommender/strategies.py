@@ -15,9 +15,9 @@ import numpy as np
 import pandas as pd
 
 from recommender.errors import RecommenderError, UnknownNameError, did_you_mean
-from recommender.models import PerformanceModel, Prediction, configuration_rows, nothing_known
+from recommender.models import PerformanceModel, configuration_rows, measured
 from recommender.models.ernest import MINIMUM_POINTS, Ernest, distinct_points
-from recommender.models.yardsticks import BestFixed, ColumnMean, MeasuredOnly
+from recommender.models.yardsticks import BestFixed, ColumnMean, MeasuredOnly, PriceOnly
 from recommender.problem import Problem
 from recommender.ranking import rank
 from recommender.recommendation import NextRun, Recommendation
@@ -79,15 +79,6 @@ class Uniform:
 
 
 @dataclass(frozen=True)
-class NothingKnown:
-    """Believes nothing: candidates are ordered by price per hour."""
-
-    def predict(self, problem: Problem, runs: Runs) -> Prediction:
-        """Return NaN for every runtime."""
-        return nothing_known(problem)
-
-
-@dataclass(frozen=True)
 class ModelBased:
     """A model that believes, and a design that says what to measure."""
 
@@ -138,24 +129,30 @@ class Choice:
 class Auto:
     """Picks a strategy by what evidence exists; ask `choose` what it would pick.
 
-    | runs of the workload itself               | archive on the candidates | strategy    |
+    | completed runs of the workload itself     | archive on the candidates | strategy    |
     |-------------------------------------------|---------------------------|-------------|
-    | completed, at 3 or more distinct points   | any                       | ernest      |
+    | at 3 or more distinct (scale, vCPUs)      | any                       | ernest      |
     | fewer                                     | yes                       | column-mean |
-    | fewer                                     | no                        | price-only  |
+    | fewer, some on a candidate                | no                        | random      |
+    | none on a candidate                       | no                        | price-only  |
+
+    (`random` recommends the best that was measured.)
     """
 
     def choose(self, problem: Problem, runs: Runs) -> Choice:
         """Return the strategy's name and the reason, by the table above."""
-        points = distinct_points(runs)
+        points = distinct_points(problem, runs)
+        seen = f"completed runs at {points} distinct points of scale and vCPUs"
         if points >= MINIMUM_POINTS:
-            return Choice(
-                "ernest", f"the workload was run to completion at {points} distinct points, enough to fit its scaling"
-            )
-        short = f"the workload was run to completion at {points} distinct points, fewer than the {MINIMUM_POINTS} a scaling model needs"
+            return Choice("ernest", f"{seen} are enough to fit how the workload scales")
+        short = f"{seen} are fewer than the {MINIMUM_POINTS} a scaling model needs"
         if problem.archive is not None and (configuration_rows(problem, problem.archive.completed) >= 0).any():
-            return Choice("column-mean", f"{short}; other workloads were run on the candidates")
-        return Choice("price-only", f"{short}, and no archive covers the candidates")
+            return Choice("column-mean", f"{short}, but other workloads were run on the candidates")
+        if (measured(problem, runs).count > 0).any():
+            return Choice(
+                "random", f"{short} and there is no archive; the best measured configuration is all that is known"
+            )
+        return Choice("price-only", f"{short}, and neither the candidates nor an archive on them were run")
 
     def recommend(self, problem: Problem, runs: Runs) -> Recommendation:
         """Return the chosen strategy's answer, which says that it was chosen and why."""
@@ -174,7 +171,7 @@ TABLE: dict[str, Callable[[], Strategy]] = {
         "ernest", "scaling terms fitted to the workload's own runs (Venkataraman et al. 2016)", Ernest()
     ),
     "price-only": lambda: ModelBased(
-        "price-only", "cheapest per hour among the candidates; runtimes are not considered", NothingKnown(), None
+        "price-only", "cheapest per hour among the candidates; runtimes are not considered", PriceOnly(), None
     ),
     "random": lambda: ModelBased(
         "random", "yardstick: measures at random, recommends the best measured", MeasuredOnly(shuffle=True), Uniform()

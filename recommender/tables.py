@@ -218,7 +218,9 @@ def _checked_header(raw: RawTable, schema: TableSchema) -> list[Column]:
             tail = start.split(".", 1)[-1]
             families = [f.prefix + tail for f in schema.prefixes if _is_text(name) and not name.startswith(f.prefix)]
             near = did_you_mean(start, [*known, *families])
-            raise UnknownNameError(f"{where}: unknown column of a {schema.what}{near}; allowed: {schema.sentence}")
+            headed = any(isinstance(other, str) and schema.column(other.strip()) for other in raw.header)
+            problem = f"unknown column of a {schema.what}{near}" if headed else "no known column in the header"
+            raise UnknownNameError(f"{where}: {problem}; allowed: {schema.sentence}")
         if column.name in found:
             raise InputError(f"{where}: the column appears twice; allowed: each column once")
         found[column.name] = column

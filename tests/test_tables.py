@@ -130,6 +130,11 @@ def test_an_unknown_column_names_the_nearest_known_one(tmp_path: Path, name: str
     assert f"did you mean '{nearest}'?" in message
 
 
+def test_a_file_without_a_header_is_told_so(tmp_path: Path) -> None:
+    path = write(tmp_path / "runs.csv", GOOD.split("\n", 1)[1])
+    assert "line 1, column 'sort': no known column in the header" in refused(path, error=UnknownNameError)
+
+
 @pytest.mark.parametrize("name", ["input.", "param.\x1b", "metric." + "x" * 300, "=1", "\u202e", "x" * 100_000])
 def test_a_hostile_column_name_is_refused(tmp_path: Path, name: str) -> None:
     refused(write(tmp_path / "runs.csv", f"{HEADER},{name}\n"), error=UnknownNameError)

@@ -23,7 +23,8 @@ def compress(block: int) -> tuple[int, int]:
     lines = []
     size = 0
     while size < BLOCK_BYTES:
-        line = f"2024-05-{rng.randrange(1, 29):02} {rng.choice(WORDS)} id={rng.randrange(10**7)} ms={rng.expovariate(0.02):.1f}\n"
+        day, word, key = rng.randrange(1, 29), rng.choice(WORDS), rng.randrange(10**7)
+        line = f"2024-05-{day:02} {word} id={key} ms={rng.expovariate(0.02):.1f}\n"
         lines.append(line)
         size += len(line)
     return size, len(lzma.compress("".join(lines).encode(), preset=6))

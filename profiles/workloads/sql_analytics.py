@@ -19,7 +19,8 @@ LINES_AN_ORDER = 4
 TABLES = {
     "customer": """
         SELECT range AS customer_key,
-               ['AUTOMOBILE', 'BUILDING', 'FURNITURE', 'HOUSEHOLD', 'MACHINERY'][(1 + hash(range, 1) % 5)::INTEGER] AS segment
+               ['AUTOMOBILE', 'BUILDING', 'FURNITURE', 'HOUSEHOLD', 'MACHINERY'][(1 + hash(range, 1) % 5)::INTEGER]
+                   AS segment
         FROM range({customers})""",
     "orders": """
         SELECT range AS order_key,

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from recommender.commands.options import Format, FormatOption
 from recommender.errors import InputError
 
 if TYPE_CHECKING:
@@ -27,14 +28,6 @@ LIST_COLUMNS = (
 """What a table shows; JSON and CSV have every column."""
 
 
-class Format(StrEnum):
-    """How a command answers on stdout."""
-
-    TABLE = "table"
-    JSON = "json"
-    CSV = "csv"
-
-
 class Architecture(StrEnum):
     """Instruction sets."""
 
@@ -42,7 +35,6 @@ class Architecture(StrEnum):
     ARM64 = "arm64"
 
 
-FormatOption = Annotated[Format, typer.Option("--format", help="Form of the answer.")]
 LimitOption = Annotated[
     int | None,
     typer.Option(

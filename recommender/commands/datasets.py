@@ -6,27 +6,17 @@ import csv
 import io
 import json
 import sys
-from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from recommender.commands.options import Format, FormatOption
+
 if TYPE_CHECKING:
     from recommender.datasets import Descriptor
 
 app = typer.Typer(help="Public data sets: what there is, and bringing one as tables.", no_args_is_help=True)
-
-
-class Format(StrEnum):
-    """How a command answers on stdout."""
-
-    TABLE = "table"
-    JSON = "json"
-    CSV = "csv"
-
-
-FormatOption = Annotated[Format, typer.Option("--format", help="Form of the answer.")]
 
 
 @app.command("list")

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from recommender.errors import InputError
+from recommender.resources import shipped_profile
 from recommender.units import parse_duration
 
 if TYPE_CHECKING:
@@ -36,7 +37,10 @@ FILTERS, MONEY, ASKED = "Which candidates", "How it is paid", "What is asked"
 
 RunsArgument = Annotated[
     Path | None,
-    typer.Argument(help="Runs table (CSV or Parquet); none with --strategy price-only.", show_default=False),
+    typer.Argument(
+        help="Runs table (CSV or Parquet), or profile:NAME for a shipped one; none with --strategy price-only.",
+        show_default=False,
+    ),
 ]
 Workload = Annotated[
     str | None,
@@ -184,6 +188,8 @@ def ask(
     from recommender.pricing import Usage, parse_purchase
     from recommender.problem import build_problem
 
+    if runs is not None and str(runs).startswith("profile:"):
+        runs = shipped_profile(str(runs).removeprefix("profile:"))
     usage = Usage(
         runs_per_month=runs_per_month,
         checkpoint_interval_s=parse_duration(checkpoint_interval) if checkpoint_interval else None,

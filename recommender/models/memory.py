@@ -10,8 +10,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 from scipy.optimize import nnls
 
+from recommender.problem import Problem, scale_column
 from recommender.runs import Runs
 
 PEAK_MEMORY = "metric.peak_memory_gib"
@@ -59,3 +61,28 @@ def memory_need(runs: Runs, scale: str | None, inputs: Mapping[str, float]) -> M
         f"less than the {need:.3g} GiB needed (peak {peak:.3g} GiB = {how}; 15 % headroom, "
         f"{SYSTEM_GIB} GiB for the system)",
     )
+
+
+@dataclass(frozen=True)
+class MemoryLimit:
+    """The memory needed, held against every configuration of a problem."""
+
+    excluded: npt.NDArray[np.int16]
+    """1 where a node has less than is needed, else 0; shape (configurations,)."""
+    reasons: tuple[tuple[str, str], ...]
+    """(reason, sentence) of the exclusion; empty when no run recorded its memory."""
+    share: npt.NDArray[np.float64]
+    """Needed over available memory; NaN where either is unknown."""
+
+    @classmethod
+    def of(cls, problem: Problem, runs: Runs) -> MemoryLimit:
+        """Compare the need at the input asked about with each configuration's memory per node."""
+        memory = problem.configurations["memory_gib"].to_numpy(float)
+        need = memory_need(runs, scale_column(runs.inputs), problem.inputs)
+        if need is None:
+            return cls(np.zeros(len(memory), dtype=np.int16), (), np.full(len(memory), np.nan))
+        return cls((memory < need.gib).astype(np.int16), (("memory", need.sentence),), need.gib / memory)
+
+    def remark(self, row: int) -> str:
+        """Say when memory is nearly used up."""
+        return f"; memory is {self.share[row]:.0%} used" if self.share[row] > 0.7 else ""

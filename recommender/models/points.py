@@ -30,9 +30,15 @@ class Points:
     runtime_s: Array
     censored: npt.NDArray[np.bool_]
     key: npt.NDArray[np.intp]
-    """Equal for repetitions of one point (type, nodes, vCPUs, scale)."""
+    """Equal for repetitions of one point (type, nodes, vCPUs and all inputs, also those the model does not use)."""
     instance_type: npt.NDArray[np.object_]
     family: npt.NDArray[np.object_]
+
+    @property
+    def distinct(self) -> int:
+        """Number of distinct (scale, total vCPUs) among the completed runs: what a scaling law can be fitted to."""
+        done = ~self.censored
+        return len(set(zip(self.scale[done], (self.machines * self.vcpus)[done], strict=True)))
 
     def take(self, rows: npt.NDArray[np.bool_]) -> Points:
         """Return the points where `rows` is true."""
@@ -108,11 +114,8 @@ def run_points(problem: Problem, runs: Runs, warnings: list[str]) -> tuple[Point
             warnings.append(f"ernest does not use {other}, which varies between the runs: they are mixed")
     machines = frame["node_count"].to_numpy(float)
     single = bool((machines == 1).all())
-    key = (
-        pd.DataFrame({"t": names, "m": machines, "c": vcpus, "s": scale})
-        .groupby(["t", "m", "c", "s"], sort=True)
-        .ngroup()
-    )
+    point = frame[runs.inputs].assign(t=names, m=machines, c=vcpus)
+    key = point.groupby(list(point), sort=True, dropna=False).ngroup()
     points = Points(
         scale=scale,
         machines=machines,

@@ -1,4 +1,4 @@
-"""Yardsticks: what must be beaten. Column mean and best fixed read only the archive; measured reads only the runs.
+"""Yardsticks: what must be beaten. Column mean and best fixed read the archive, the others only the runs and prices.
 
 Notation: y[w, i] = ln(runtime in s) of workload w on configuration i, averaged over its completed runs; NaN unmeasured.
 """
@@ -21,6 +21,7 @@ from recommender.models import (
     nothing_known,
     with_measurements,
 )
+from recommender.models.memory import MemoryLimit
 from recommender.pricing import price_option
 from recommender.problem import Problem
 from recommender.runs import Runs
@@ -57,6 +58,18 @@ def archive_matrix(problem: Problem) -> Array:
     total = np.bincount(cell, weights=np.log(frame["runtime_s"].to_numpy(float)), minlength=size)
     with np.errstate(invalid="ignore"):
         return np.where(count > 0, total / np.maximum(count, 1), np.nan).reshape(len(names), -1)
+
+
+@dataclass(frozen=True)
+class PriceOnly:
+    """Believes no runtime: leaves the order to the price per hour. Memory and failures that were seen still count."""
+
+    def predict(self, problem: Problem, runs: Runs) -> Prediction:
+        """NaN for every runtime; excludes what would not fit in memory and what failed whenever it was run."""
+        memory = MemoryLimit.of(problem, runs)
+        blank = replace(nothing_known(problem), excluded=memory.excluded, reasons=memory.reasons)
+        seen = with_measurements(blank, problem, runs)
+        return replace(blank, excluded=seen.excluded, reasons=seen.reasons)
 
 
 @dataclass(frozen=True)

@@ -90,10 +90,10 @@ def commitment_cost(
 
 
 def expected_time_h(length_h: npt.ArrayLike, hazard: npt.ArrayLike, restart_h: npt.ArrayLike) -> Array:
-    """Expected hours to finish an uninterruptible piece of `length_h`: (1/λ + R)(exp(λ·length) − 1); length when λ = 0, NaN
-    where λ is not known.
+    """Expected hours to finish an uninterruptible piece of `length_h`: (1/λ + R)(exp(λ·length) − 1).
 
-    Source: Daly (2006), eq. 13 without dump time: exponential interruptions, each losing the piece so far and R.
+    The length itself when λ = 0, NaN where λ is not known. Source: Daly (2006), eq. 13 without dump time: exponential
+    interruptions, each losing the piece so far and R.
     """
     x, lam, r = np.broadcast_arrays(*(np.asarray(a, dtype=float) for a in (length_h, hazard, restart_h)))
     with np.errstate(over="ignore", divide="ignore", invalid="ignore"):
@@ -154,7 +154,7 @@ def spot_cost(
     with np.errstate(over="ignore", invalid="ignore"):
         lost = n * _mean_below(t_h, lam) - _mean_below(young, lam)
         lost = np.where(lam == 0, 0.0, np.exp(lam * t_h) * lost)
-        lost = np.where(np.isnan(lost) & np.isfinite(lam), np.inf, lost)
+        lost = np.where(np.isnan(lost) & ~np.isnan(lam), np.inf, lost)
         result: Array = p * (n * np.maximum(t_h, minimum_h) + lost)
     return result
 

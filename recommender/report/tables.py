@@ -66,11 +66,12 @@ def as_text(answer: Recommendation) -> str:
     if len(answer.ways_to_pay) > 1:
         first = answer.rows[0]
         ways = [
-            f"{w.purchase_option} {'unknown' if w.cost_usd is None else format_usd(w.cost_usd)}"
+            f"{w.purchase_option} {f'{format_usd(w.usd_per_hour)}/h' if w.cost_usd is None else format_usd(w.cost_usd)}"
             + (" (estimated)" if w.price_quality == "estimated" else "")
             for w in answer.ways_to_pay
         ]
-        lines += ["", f"Ways to pay for {first.instance_type} x{first.node_count}, USD/run p50: {', '.join(ways)}."]
+        unit = "USD/run p50" if first.cost_usd else "USD per node-hour"
+        lines += ["", f"Ways to pay for {first.instance_type} x{first.node_count}, {unit}: {', '.join(ways)}."]
     lines += ["", f"Strategy {answer.strategy}: {answer.why}."]
     if answer.next_run is not None:
         lines.append(f"Measure next: {_run(answer.next_run)}.")

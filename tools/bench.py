@@ -1,0 +1,114 @@
+"""Measure everything docs/benchmarks.md states, and write it: `make bench`.
+
+Each section is measured in one go on one machine; timings are medians with their range. `--only NAME` measures one
+section and keeps the others as they stand.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import platform
+import re
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+
+import psutil
+
+from recommender.catalogue.cpu import local_cpu_model
+
+ROOT = Path(__file__).resolve().parents[1]
+PAGE = ROOT / "docs" / "benchmarks.md"
+PACKAGES = ("numpy", "pandas", "scipy", "typer")
+
+
+def startup() -> str:
+    """Cold-ish start of the command line and of the import, and a whole recommendation, in fresh processes."""
+    python = sys.executable
+    commands = {
+        "`python -c pass` (the floor)": [python, "-c", "pass"],
+        "`import recommender`": [python, "-c", "import recommender"],
+        "`recommender --help`": [python, "-m", "recommender", "--help"],
+        "`recommender recommend profile:sql_analytics`": [
+            python,
+            "-m",
+            "recommender",
+            "recommend",
+            "profile:sql_analytics",
+        ],
+    }
+    lines = ["| what | median s | range s |", "|---|---:|---:|"]
+    for name, command in commands.items():
+        seconds = []
+        for _ in range(11):
+            start = time.perf_counter()
+            subprocess.run(command, cwd=ROOT, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+            seconds.append(time.perf_counter() - start)
+        seconds = seconds[1:]
+        lines.append(f"| {name} | {statistics.median(seconds):.3f} | {min(seconds):.3f}-{max(seconds):.3f} |")
+    return "Ten fresh processes each, after one to warm the disk cache.\n\n" + "\n".join(lines)
+
+
+def catalogue() -> str:
+    """Score the whole catalogue."""
+    row = subprocess.run(
+        [sys.executable, "tools/bench_catalogue.py"], cwd=ROOT, check=True, capture_output=True, text=True
+    )
+    return (
+        "Every priced type x region x purchase option x 1 to 32 nodes, with a deadline, by a fitted `ernest`; five "
+        "repetitions in one process.\n\n"
+        "| candidates | total s, median (range) | enumerating s | fitting, scoring, ranking s | s per million | peak GiB | first |\n"
+        "|---:|---:|---:|---:|---:|---:|---|\n" + row.stdout.rstrip()
+    )
+
+
+def ernest() -> str:
+    """Judge Ernest on C3O."""
+    table = subprocess.run(
+        [sys.executable, "tools/bench_ernest.py"], cwd=ROOT, check=True, capture_output=True, text=True
+    )
+    return table.stdout.rstrip()
+
+
+SECTIONS: dict[str, tuple[str, Callable[[], str]]] = {
+    "startup": ("Start-up", startup),
+    "catalogue": ("Scoring the whole catalogue", catalogue),
+    "ernest": ("Ernest on C3O", ernest),
+}
+
+
+def machine() -> str:
+    """Where and with what it was measured."""
+    gib = psutil.virtual_memory().total / 2**30
+    packages = ", ".join(f"{name} {version(name)}" for name in PACKAGES)
+    return (
+        f"Measured {datetime.now(UTC):%Y-%m-%d} on {os.cpu_count()} cores of {local_cpu_model()}, {gib:.0f} GiB, "
+        f"{platform.system()}, Python {platform.python_version()}, {packages}."
+    )
+
+
+def main() -> None:
+    """Measure the sections asked for and write the page."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--only", choices=SECTIONS, action="append")
+    wanted = parser.parse_args().only or list(SECTIONS)
+    page = PAGE.read_text(encoding="utf-8")
+    for name in wanted:
+        sys.stderr.write(f"measuring {name} ...\n")
+        title, measure = SECTIONS[name]
+        text = f"<!-- {name} -->\n## {title}\n\n{machine()}\n\n{measure()}\n<!-- /{name} -->"
+        pattern = re.compile(rf"<!-- {name} -->.*?<!-- /{name} -->", re.DOTALL)
+        if not pattern.search(page):
+            page = f"{page.rstrip()}\n\n{text}\n"
+        page = pattern.sub(lambda _, text=text: text, page)
+        PAGE.write_text(page, encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
