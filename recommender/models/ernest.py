@@ -120,11 +120,11 @@ def fit(points: Points, *, serial_term: bool | None = None) -> Fit:
 
 
 def _censored_solve(x: Array, t: Array, censored: npt.NDArray[np.bool_]) -> tuple[Array, Array]:
-    """θ and the runtimes used: censored ones raised to what the fit predicts, until that settles."""
-    theta, used = solve(x, t), t
-    for _ in range(20 if censored.any() else 0):
+    """θ and the runtimes used: censored ones raised to what the fit (first: of the others) predicts, until that settles."""
+    theta, used = solve(x[~censored], t[~censored]), t
+    for step in range(20 if censored.any() else 0):
         new = np.where(censored, np.maximum(t, x @ theta), t)
-        if np.allclose(new, used, rtol=1e-6):
+        if step and np.allclose(new, used, rtol=1e-6):
             break
         theta, used = solve(x, new), new
     return theta, used
