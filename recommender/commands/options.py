@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import functools
+import inspect
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -158,62 +161,104 @@ def pairs(items: Iterable[str] | None) -> dict[str, float]:
     return result
 
 
-def ask(
-    runs: Path | None,
-    *,
-    workload: str | None,
-    archive: list[Path] | None,
-    candidates: Path | None,
-    objective: Objective,
-    deadline: str | None,
-    budget: float | None,
-    confidence: float,
-    purchase: str | None,
-    region: str | None,
-    max_nodes: int | None,
-    inputs: list[str] | None,
-    prices: Path | None,
-    top: int,
-    seed: int,
-    local_like: str | None,
-    runs_per_month: float,
-    checkpoint_interval: str | None,
-    filters: dict[str, Any],
-    architecture: str | None,
-    burstable: bool,
-    accelerators: bool,
-) -> tuple[Problem, Runs]:
-    """Build the problem that the options describe."""
-    from recommender.catalogue import TypeFilter
-    from recommender.pricing import Usage, parse_purchase
-    from recommender.problem import build_problem
+@dataclass(frozen=True)
+class Asked:
+    """The values of the options that describe a problem, as typed."""
 
-    if runs is not None and str(runs).startswith("profile:"):
-        runs = shipped_profile(str(runs).removeprefix("profile:"))
-    usage = Usage(
-        runs_per_month=runs_per_month,
-        checkpoint_interval_s=parse_duration(checkpoint_interval) if checkpoint_interval else None,
-    )
-    return build_problem(
-        runs,
-        workload=workload,
-        archive=archive or (),
-        candidates=candidates,
-        prices=prices,
-        objective="cost" if objective is Objective.COST else "runtime",
-        deadline_s=parse_duration(deadline) if deadline else None,
-        budget_usd=budget,
-        confidence=confidence,
-        purchase=parse_purchase(purchase) if purchase else None,
-        regions=words(region) or None,
-        max_nodes=max_nodes,
-        types=TypeFilter(**filters),
-        architecture=architecture,
-        include_burstable=burstable,
-        include_accelerators=accelerators,
-        inputs=pairs(inputs),
-        usage=usage,
-        local_like=local_like,
-        seed=seed,
-        top=top,
-    )
+    given: dict[str, Any]
+
+    def build(self) -> tuple[Problem, Runs]:
+        """Read the tables and build the problem; the runs are those of the workload asked about."""
+        from recommender.catalogue import TypeFilter
+        from recommender.pricing import Usage, parse_purchase
+        from recommender.problem import build_problem
+
+        o = self.given
+        runs, every = o["runs"], o["checkpoint_interval"]
+        if runs is not None and str(runs).startswith("profile:"):
+            runs = shipped_profile(str(runs).removeprefix("profile:"))
+        types = TypeFilter(
+            min_vcpus=o["min_vcpus"],
+            max_vcpus=o["max_vcpus"],
+            min_memory_gib=o["min_memory"],
+            max_memory_gib=o["max_memory"],
+            families=words(o["family"]),
+            instance_types=words(o["instance_type"]),
+            min_generation=o["min_generation"],
+            max_usd_per_hour=o["max_price"],
+            local_disk=o["local_disk"],
+        )
+        return build_problem(
+            runs,
+            workload=o["workload"],
+            archive=o["archive"] or (),
+            candidates=o["candidates"],
+            prices=o["prices"],
+            objective="cost" if o["objective"] is Objective.COST else "runtime",
+            deadline_s=parse_duration(o["deadline"]) if o["deadline"] else None,
+            budget_usd=o["budget"],
+            confidence=o["confidence"],
+            purchase=parse_purchase(o["purchase"]) if o["purchase"] else None,
+            regions=words(o["region"]) or None,
+            max_nodes=o["max_nodes"],
+            types=types,
+            architecture=o["architecture"],
+            include_burstable=o["burstable"],
+            include_accelerators=o["accelerators"],
+            inputs=pairs(o["inputs"]),
+            usage=Usage(o["runs_per_month"], checkpoint_interval_s=parse_duration(every) if every else None),
+            local_like=o["local_like"],
+            seed=o["seed"],
+            top=o["top"],
+        )
+
+
+def _problem_options(
+    runs: RunsArgument = None,
+    workload: Workload = None,
+    archive: Archive = None,
+    candidates: CandidatesFile = None,
+    objective: ObjectiveOption = Objective.COST,
+    deadline: Deadline = None,
+    budget: Budget = None,
+    confidence: Confidence = 0.9,
+    inputs: Inputs = None,
+    local_like: LocalLike = None,
+    seed: Seed = 0,
+    purchase: Purchase = None,
+    runs_per_month: RunsPerMonth = 30.0,
+    checkpoint_interval: CheckpointInterval = None,
+    prices: Prices = None,
+    region: Region = None,
+    max_nodes: MaxNodes = None,
+    min_vcpus: MinVcpus = None,
+    max_vcpus: MaxVcpus = None,
+    min_memory: MinMemory = None,
+    max_memory: MaxMemory = None,
+    family: Family = None,
+    instance_type: InstanceType = None,
+    architecture: Architecture = None,
+    min_generation: MinGeneration = None,
+    max_price: MaxPrice = None,
+    local_disk: LocalDisk = None,
+    burstable: Burstable = False,
+    accelerators: Accelerators = False,
+    top: Top = 10,
+) -> None:
+    """The signature that `asks` gives to a command."""
+
+
+def asks(command: Callable[..., None]) -> Callable[..., None]:
+    """Give a command the options that describe a problem; it gets them as its first argument, an `Asked`."""
+    shared = inspect.signature(_problem_options, eval_str=True).parameters
+    own = list(inspect.signature(command, eval_str=True).parameters.values())[1:]
+
+    @functools.wraps(command)
+    def run(**given: Any) -> None:
+        mine = {p.name: given.pop(p.name) for p in own}
+        command(Asked(given), **mine)
+
+    parameters = [p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for p in (*shared.values(), *own)]
+    run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    run.__annotations__ = {p.name: p.annotation for p in parameters}
+    return run

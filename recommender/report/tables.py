@@ -108,6 +108,16 @@ def suggestions_as_text(runs: Sequence[NextRun]) -> str:
     return "".join(f"{i}. {_run(run)}\n" for i, run in enumerate(runs, 1)) or "nothing is worth measuring\n"
 
 
+def suggestions_as_csv(runs: Sequence[NextRun]) -> str:
+    """Return the runs to make as CSV with a header; missing values are empty."""
+    import pandas as pd
+
+    columns = ["instance_type", "node_count", "expected_runtime_s", "expected_cost_usd", "why"]
+    rows = [{**{c: v for c, v in run.to_dict().items() if c in columns}, **run.params} for run in runs]
+    text: str = pd.DataFrame(rows, columns=None if rows else columns).to_csv(index=False, lineterminator="\n")
+    return text
+
+
 def _run(run: NextRun) -> str:
     params = "".join(f" {k.removeprefix('param.')}={v}" for k, v in run.params.items())
     expected = "" if run.expected_runtime_s is None else f", expected {format_duration(run.expected_runtime_s)}"
