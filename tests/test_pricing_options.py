@@ -326,14 +326,13 @@ def test_an_own_price_of_a_derived_option_replaces_that_option_only(written: str
         assert prices_of(after, option) == prices_of(before, option)
 
 
-@pytest.mark.parametrize("option", ALL_OPTIONS[1:], ids=lambda o: o.name)
-def test_derived_options_follow_an_own_on_demand_price(option: PurchaseOption) -> None:
+def test_derived_options_follow_an_own_on_demand_price() -> None:
     catalogue = load_catalogue().price_of("m5.xlarge", "us-east-1")
     assert catalogue is not None
-    before = prices_of(asked(), option.name)["m5.xlarge", "us-east-1"][0]
-    halved = asked(table(("m5.xlarge", None, None, catalogue / 2.0)))
-    found = prices_of(halved, option.name)["m5.xlarge", "us-east-1"]
-    assert found == (pytest.approx(before / 2.0, rel=1e-9), "estimated")
+    before, halved = asked(), asked(table(("m5.xlarge", None, None, catalogue / 2.0)))
+    for name in [option.name for option in ALL_OPTIONS[1:]]:
+        old, new = (prices_of(problem, name)["m5.xlarge", "us-east-1"] for problem in (before, halved))
+        assert new == (pytest.approx(old[0] / 2.0, rel=1e-9), "estimated"), name
 
 
 def test_an_own_price_brings_in_a_type_that_the_catalogue_offers_without_a_price() -> None:
@@ -387,13 +386,11 @@ def test_a_price_table_with_a_mistake_is_refused(
         asked(table(*rows))
 
 
-@pytest.mark.xfail(strict=True, reason="a region that the price table misspells is silently ignored")
 def test_a_price_table_with_an_unknown_region_is_refused() -> None:
-    with pytest.raises(UnknownNameError, match="us-east-1"):
+    with pytest.raises(UnknownNameError, match="did you mean"):
         asked(table(("m5.xlarge", "us-est-1", None, 0.1)))
 
 
-@pytest.mark.xfail(strict=True, reason="a type that is no candidate is silently ignored beside a candidates table")
 def test_a_price_table_that_names_no_row_of_the_candidates_table_is_refused() -> None:
     candidates = pd.DataFrame({"instance_type": ["rack"], "node_count": [1], "usd_per_hour": [3.0]})
     with pytest.raises(UnknownNameError, match="rack"):

@@ -1,6 +1,6 @@
 """Compressing log-like text with LZMA, 256 KiB blocks over a pool of processes, one a CPU.
 
-The full input is 25 MiB, each block made from its own seed by the worker that compresses it; memory depends on the
+The full input is 200 MiB, each block made from its own seed by the worker that compresses it; memory depends on the
 number of workers and not on the scale.
 """
 
@@ -10,7 +10,7 @@ import random
 
 from common import scale, workers
 
-FULL_BLOCKS = 100
+FULL_BLOCKS = 800
 BLOCK_BYTES = 1 << 18
 WORDS = [
     f"{verb}-{noun}" for verb in ("get", "put", "list", "copy", "sync") for noun in ("user", "order", "file", "key")

@@ -1,6 +1,6 @@
 """Resizing photographs (Pillow): decode a JPEG, resize by Lanczos to three widths, encode, over a pool of processes.
 
-The full input is 240 images of 1500 x 1000 pixels: 12 files, made from a fixed seed once and kept, taken in turn;
+The full input is 1,920 images of 1500 x 1000 pixels: 12 files, made from a fixed seed once and kept, taken in turn;
 memory depends on the number of workers and not on the scale.
 """
 
@@ -12,7 +12,7 @@ import numpy as np
 from common import cached, scale, workers
 from PIL import Image
 
-FULL_IMAGES = 240
+FULL_IMAGES = 1920
 FILES = 12
 WIDTHS = (1000, 500, 150)
 

@@ -1,13 +1,13 @@
 """k-means clustering (scikit-learn, OpenMP threads): 40 clusters of 32-dimensional points, 30 Lloyd iterations.
 
-The full input is 2.5 million points, made in memory from a fixed seed; memory grows with it.
+The full input is 20 million points, made in memory from a fixed seed; memory grows with it.
 """
 
 import numpy as np
 from common import scale
 from sklearn.cluster import KMeans
 
-FULL_POINTS = 2_500_000
+FULL_POINTS = 20_000_000
 DIMENSIONS = 32
 CLUSTERS = 40
 

@@ -1,6 +1,6 @@
 """Sorting lines of text with GNU sort, one thread a CPU, all in memory.
 
-The full input is 20 million lines of 40 bytes, made from a fixed seed once for each scale and kept; memory grows with
+The full input is 160 million lines of 40 bytes, made from a fixed seed once for each scale and kept; memory grows with
 it. What is timed is reading, sorting and writing the lines.
 """
 
@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 from common import cached, data_directory, scale, workers
 
-FULL_LINES = 20_000_000
+FULL_LINES = 160_000_000
 WIDTH = 39
 
 

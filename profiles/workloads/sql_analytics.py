@@ -2,7 +2,7 @@
 
 This is not TPC-H: the tables have the columns those queries need, filled from a fixed seed by the expressions below
 and not by the benchmark's generator, and the queries, which ask what its numbers 1, 3, 6 and 18 ask, are in our own
-words. The full input has 9 million orders with 36 million lines; memory grows with it. Tables are made once for each
+words. The full input has 72 million orders with 288 million lines; memory grows with it. Tables are made once for each
 scale and kept; what is timed is reading and querying them.
 """
 
@@ -11,7 +11,7 @@ from pathlib import Path
 import duckdb
 from common import cached, data_directory, scale, workers
 
-FULL_ORDERS = 9_000_000
+FULL_ORDERS = 72_000_000
 ORDERS_A_CUSTOMER = 10
 LINES_AN_ORDER = 4
 

@@ -101,6 +101,31 @@ def expected_time_h(length_h: npt.ArrayLike, hazard: npt.ArrayLike, restart_h: n
     return np.where(lam == 0, x, interrupted)
 
 
+def elapsed_with_checkpoints_s(runtime_s: npt.ArrayLike, usage: Usage) -> Array:
+    """Undisturbed seconds from start to finish, T + (ceil(T/c) − 1) δ; T without checkpoints."""
+    t = np.asarray(runtime_s, dtype=float)
+    if usage.checkpoint_interval_s is None:
+        return t
+    return t + _pieces(t, usage.checkpoint_interval_s) * usage.checkpoint_cost_s
+
+
+def work_within_s(deadline_s: float, usage: Usage) -> float:
+    """The most work T whose undisturbed time with checkpoints fits a deadline: the inverse of the above.
+
+    With k = floor(D/(c + δ)) checkpoints written, min((k + 1) c, D − k δ).
+    """
+    c, cost = usage.checkpoint_interval_s, usage.checkpoint_cost_s
+    if c is None:
+        return deadline_s
+    written = np.floor(deadline_s / (c + cost))
+    return float(min((written + 1.0) * c, deadline_s - written * cost))
+
+
+def _pieces(runtime: Array, interval: float) -> Array:
+    """Checkpoints written in a run, none at its very end: ceil(T/c) − 1, at least 0."""
+    return np.maximum(np.ceil(runtime / interval - 1e-9) - 1.0, 0.0)
+
+
 def spot_wall_time_h(runtime_s: npt.ArrayLike, hazard: npt.ArrayLike, usage: Usage) -> Array:
     """Expected hours from start to finish on spot, hazard = λ of the whole cluster in 1/h; inf if it never ends.
 
@@ -112,7 +137,7 @@ def spot_wall_time_h(runtime_s: npt.ArrayLike, hazard: npt.ArrayLike, usage: Usa
     if usage.checkpoint_interval_s is None:
         return expected_time_h(t_h, hazard, restart_h)
     c_h = usage.checkpoint_interval_s / 3600.0
-    pieces = np.maximum(np.ceil(t_h / c_h - 1e-9) - 1.0, 0.0)
+    pieces = _pieces(t_h, c_h)
     full = expected_time_h(c_h + usage.checkpoint_cost_s / 3600.0, hazard, restart_h)
     with np.errstate(over="ignore", invalid="ignore"):
         written = np.where(pieces > 0, pieces * full, 0.0)
@@ -125,6 +150,8 @@ def spot_cost(
     nodes: npt.ArrayLike,
     interruption_per_month: npt.ArrayLike,
     usage: Usage,
+    *,
+    minimum_s: npt.ArrayLike = MINIMUM_BILLED_S,
 ) -> Array:
     """Expected USD of one run on spot, interruptions included.
 
@@ -145,7 +172,7 @@ def spot_cost(
         *(np.asarray(a, dtype=float) for a in (usd_per_hour, nodes, interruption_per_month)),
     )
     lam = n * hazard_per_hour(month)
-    minimum_h = MINIMUM_BILLED_S / 3600.0
+    minimum_h = np.asarray(minimum_s, dtype=float) / 3600.0
     if usage.checkpoint_interval_s is not None:
         with np.errstate(over="ignore"):
             paid: Array = p * n * np.maximum(spot_wall_time_h(t_h * 3600.0, lam, usage), minimum_h)
@@ -177,10 +204,11 @@ def spot_survival(
 ) -> Array:
     """Lower bound on P(no interruption spoils the deadline) for a run that takes `runtime_s` undisturbed.
 
+    T is the elapsed time, checkpoints included; what they would save of an interrupted attempt is not counted.
     exp(−λT)·(2 − exp(−λ·s)), s = clip(D − T − R, 0, T): either nothing happens, or one interruption happens early
     enough (within the slack s) for a second attempt from scratch. Grows with the deadline.
     """
-    t_h = np.asarray(runtime_s, dtype=float) / 3600.0
+    t_h = elapsed_with_checkpoints_s(runtime_s, usage) / 3600.0
     lam = np.asarray(nodes) * hazard_per_hour(interruption_per_month)
     slack = np.clip(deadline_s / 3600.0 - t_h - usage.restart_s / 3600.0, 0.0, t_h)
     result: Array = np.exp(-lam * t_h) * (1.0 - np.expm1(-lam * slack))

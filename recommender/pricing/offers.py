@@ -13,11 +13,13 @@ from recommender.pricing.cost import (
     Array,
     Usage,
     commitment_cost,
+    elapsed_with_checkpoints_s,
     hazard_per_hour,
     on_demand_cost,
     spot_cost,
     spot_survival,
     spot_wall_time_h,
+    work_within_s,
 )
 from recommender.pricing.options import PurchaseOption, commitment_rate
 
@@ -72,7 +74,9 @@ class OptionPrices:
         """Expected USD of one run that takes `runtime_s` undisturbed, for the offers `rows`. Increasing in runtime."""
         usd, nodes = self.usd_per_hour[rows], offers.nodes[rows]
         if self.interruption_per_month is not None:
-            return spot_cost(runtime_s, usd, nodes, self.interruption_per_month[rows], usage)
+            return spot_cost(
+                runtime_s, usd, nodes, self.interruption_per_month[rows], usage, minimum_s=offers.minimum_s[rows]
+            )
         if self.option.committed:
             return commitment_cost(runtime_s, usd, nodes, runs_per_month=usage.runs_per_month)
         return on_demand_cost(runtime_s, usd, nodes, minimum_s=offers.minimum_s[rows])
@@ -83,6 +87,14 @@ class OptionPrices:
             return runtime_s
         hazard = offers.nodes * hazard_per_hour(self.interruption_per_month)
         return spot_wall_time_h(runtime_s, hazard, usage) * 3600.0
+
+    def elapsed_s(self, runtime_s: Array, usage: Usage) -> Array:
+        """Undisturbed seconds from start to finish: on spot, checkpoints take time."""
+        return runtime_s if self.interruption_per_month is None else elapsed_with_checkpoints_s(runtime_s, usage)
+
+    def work_within_s(self, deadline_s: float, usage: Usage) -> float:
+        """Seconds of work that fit a deadline when nothing happens; the inverse of `elapsed_s`."""
+        return deadline_s if self.interruption_per_month is None else work_within_s(deadline_s, usage)
 
     def survival(self, runtime_s: Array, deadline_s: float, offers: Offers, usage: Usage) -> Array | float:
         """P(no interruption spoils the deadline), a lower bound; 1 for everything but spot."""

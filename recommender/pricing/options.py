@@ -100,8 +100,8 @@ def parse_purchase(text: str) -> tuple[PurchaseOption, ...]:
         if not found:
             known = ["all", *BY_NAME, "reserved", "savings-plan"]
             raise UnknownNameError(
-                f"unknown purchase option {word!r}{did_you_mean(word, known)} (known: all, on-demand, spot, reserved[-1y|-3y]"
-                "[-no-upfront|-partial-upfront|-all-upfront][-convertible], savings-plan-ec2|compute[-…])"
+                f"unknown purchase option {word!r}{did_you_mean(word, known)} (known: all, on-demand, spot, reserved[-1y|-3y"
+                "[-no-upfront|-partial-upfront|-all-upfront[-convertible]]], savings-plan-ec2|compute[-…])"
             )
         chosen.update({o.name: o for o in found})
     return tuple(o for o in ALL_OPTIONS if o.name in chosen)

@@ -1,0 +1,220 @@
+"""The yardsticks are what they say: arithmetic that can be done by hand."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from recommender.errors import InsufficientEvidenceError
+from recommender.models import EVIDENCE
+from recommender.models.yardsticks import BestFixed, ColumnMean, MeasuredOnly, additive, archive_matrix
+from recommender.problem import Problem, build_problem
+from recommender.recommendation import Recommendation
+from recommender.runs import Runs
+from recommender.strategies import strategy
+
+KINDS = ("a", "b", "c", "d")
+USD = {"a": 0.1, "b": 0.2, "c": 0.4, "d": 0.3}
+EFFECT = {"a": 0.9, "b": 0.3, "c": -0.5, "d": 0.1}
+"""ln of the runtime on each type over a workload's level."""
+LEVEL = {"w1": 4.0, "w2": 6.0, "w3": 5.0}
+
+
+def candidates(*kinds: str) -> pd.DataFrame:
+    """One node each."""
+    names = kinds or KINDS
+    return pd.DataFrame({"instance_type": names, "node_count": 1, "usd_per_hour": [USD[k] for k in names]})
+
+
+def table(*rows: tuple[Any, ...]) -> pd.DataFrame:
+    """Runs of one node: workload, type, seconds[, status]."""
+    full = [(*row, "completed") if len(row) == 3 else row for row in rows]
+    frame = pd.DataFrame(full, columns=["workload", "instance_type", "runtime_s", "status"])
+    return frame.assign(node_count=1)
+
+
+def archive(noise: float = 0.0, skip: tuple[tuple[str, str], ...] = ()) -> pd.DataFrame:
+    """An exactly additive archive, some cells left out."""
+    rng = np.random.default_rng(0)
+    cells = [(w, k) for w, k in itertools.product(LEVEL, KINDS) if (w, k) not in skip]
+    return table(*((w, k, math.exp(LEVEL[w] + EFFECT[k] + rng.normal(0, noise))) for w, k in cells))
+
+
+def ask(mine: pd.DataFrame | None = None, others: pd.DataFrame | None = None, **options: Any) -> tuple[Problem, Runs]:
+    """Ask about workload `new`."""
+    return build_problem(
+        mine,
+        workload="new",
+        archive=[archive() if others is None else others],
+        **{"candidates": candidates(), **options},
+    )
+
+
+def order(answer: Recommendation) -> list[str]:
+    """Types, best first."""
+    return [row.instance_type for row in answer.rows]
+
+
+class TestColumnMean:
+    @pytest.mark.parametrize("skip", [(), (("w1", "a"), ("w2", "c"), ("w3", "b"))])
+    def test_folds_a_new_workload_in_exactly_where_the_archive_is_additive(self, skip: Any) -> None:
+        problem, mine = ask(table(("new", "b", math.exp(7.0 + EFFECT["b"]))), archive(skip=skip))
+        prediction = ColumnMean().predict(problem, mine)
+        assert prediction.log_runtime == pytest.approx([7.0 + EFFECT[k] for k in KINDS], abs=1e-6)
+        assert [EVIDENCE[e] for e in prediction.evidence] == ["transferred", "measured", "transferred", "transferred"]
+        assert (prediction.spread > 0).all()
+
+    def test_without_a_run_only_the_order_means_anything_and_it_says_so(self) -> None:
+        problem, mine = ask()
+        prediction = ColumnMean().predict(problem, mine)
+        assert np.diff(prediction.log_runtime) == pytest.approx(np.diff([EFFECT[k] for k in KINDS]), abs=1e-6)
+        assert any("only their order means anything" in w for w in prediction.warnings)
+        assert prediction.spread.min() >= 1.0, "a factor of e either way"
+
+    def test_a_fold_in_run_narrows(self) -> None:
+        problem, none = ask(others=archive(noise=0.1))
+        one_problem, one = ask(table(("new", "b", 100.0)), archive(noise=0.1))
+        wide, narrow = ColumnMean().predict(problem, none), ColumnMean().predict(one_problem, one)
+        assert (narrow.spread < wide.spread).all()
+
+    def test_a_slow_workload_run_only_on_a_fast_machine_does_not_make_the_machine_slow(self) -> None:
+        others = pd.concat([archive(), table(("slow", "c", math.exp(14.0)), ("quick", "a", 0.5))], ignore_index=True)
+        prediction = ColumnMean().predict(*ask(others=others))
+        assert np.argsort(prediction.log_runtime).tolist() == [2, 3, 1, 0]
+
+    def test_a_configuration_without_a_column_is_excluded_not_guessed(self) -> None:
+        others = archive(skip=tuple((w, "d") for w in LEVEL))
+        answer = strategy("column-mean").recommend(*ask(table(("new", "a", 90.0)), others))
+        assert "d" not in order(answer)
+        assert [(e.reason, e.count) for e in answer.excluded] == [("no_evidence", 1)]
+
+    def test_a_measured_configuration_without_a_column_counts(self) -> None:
+        others = archive(skip=tuple((w, "d") for w in LEVEL))
+        answer = strategy("column-mean").recommend(*ask(table(("new", "d", 1.0)), others))
+        assert order(answer)[0] == "d"
+        assert answer.rows[0].evidence == "measured"
+
+    def test_failed_archive_runs_are_no_columns(self) -> None:
+        bad = table(*((w, "c", 0.01, "failed") for w in LEVEL))
+        skip = tuple((w, "c") for w in LEVEL)
+        others = pd.concat([archive(skip=skip), bad], ignore_index=True)
+        assert "c" not in order(strategy("column-mean").recommend(*ask(others=others)))
+
+
+class TestTheAdditiveModel:
+    @settings(max_examples=25, deadline=None)
+    @given(st.integers(0, 10_000), st.integers(2, 6), st.integers(2, 6))
+    def test_recovers_planted_levels_and_columns_up_to_a_shift(self, seed: int, rows: int, columns: int) -> None:
+        rng = np.random.default_rng(seed)
+        y = rng.normal(0, 3, (rows, 1)) + rng.normal(0, 3, (1, columns))
+        mask = rng.random(y.shape) < 0.3
+        mask[0], mask[:, 0] = False, False
+        level, column, residual = additive(np.where(mask, np.nan, y), sweeps=5000)
+        assert level[:, None] + column == pytest.approx(y, abs=1e-5)
+        assert np.nanmax(np.abs(residual)) < 1e-5
+
+    def test_residuals_are_least_squares(self) -> None:
+        rng = np.random.default_rng(1)
+        y = rng.normal(size=(4, 5))
+        _, _, residual = additive(y)
+        assert residual.sum(axis=0) == pytest.approx(np.zeros(5), abs=1e-8)
+        assert residual.sum(axis=1) == pytest.approx(np.zeros(4), abs=1e-8)
+
+    def test_an_empty_column_stays_unknown(self) -> None:
+        _, column, _ = additive(np.array([[1.0, np.nan], [2.0, np.nan]]))
+        assert np.isnan(column).tolist() == [False, True]
+
+    def test_the_matrix_averages_repetitions_in_the_logarithm(self) -> None:
+        others = table(("w1", "a", 10.0), ("w1", "a", 1000.0), ("w2", "b", 5.0))
+        y = archive_matrix(ask(others=others)[0])
+        assert y.shape == (2, 4)
+        assert y[0, 0] == pytest.approx(math.log(100.0))
+        assert np.isnan(y).sum() == 6
+
+
+class TestBestFixed:
+    @pytest.mark.parametrize("objective", ["cost", "runtime"])
+    def test_is_the_best_on_average_by_brute_force(self, objective: str) -> None:
+        others = archive(noise=0.4)
+        mean = {}
+        for kind in KINDS:
+            runtimes = others.loc[others["instance_type"] == kind, "runtime_s"]
+            mean[kind] = np.log(runtimes * (USD[kind] if objective == "cost" else 1.0)).mean()
+        answer = strategy("best-fixed").recommend(*ask(others=others, objective=objective))
+        assert order(answer) == sorted(KINDS, key=lambda k: mean[k])
+
+    def test_is_the_same_whatever_the_workload_did(self) -> None:
+        first = order(strategy("best-fixed").recommend(*ask()))
+        mine = table(("new", first[-1], 1e-3), ("new", first[0], 1e5))
+        assert order(strategy("best-fixed").recommend(*ask(mine))) == first
+
+    def test_a_configuration_most_workloads_did_not_complete_comes_last(self) -> None:
+        skip = (("w1", "c"), ("w2", "c"))
+        assert order(strategy("best-fixed").recommend(*ask(others=archive(skip=skip), objective="runtime")))[-1] == "c"
+
+    def test_measures_nothing(self) -> None:
+        problem, mine = ask()
+        assert strategy("best-fixed").suggest(problem, mine) is None
+        assert strategy("best-fixed").recommend(problem, mine).next_run is None
+        assert BestFixed().predict(problem, mine).preference is not None
+
+
+class TestRandom:
+    def test_recommends_the_best_it_measured_and_nothing_else(self) -> None:
+        mine = table(("new", "a", 100.0), ("new", "b", 40.0), ("new", "c", 10.0, "failed"))
+        answer = strategy("random").recommend(*ask(mine))
+        assert order(answer) == ["b", "a"]
+        assert {row.evidence for row in answer.rows} == {"measured"}
+        assert {e.reason: e.count for e in answer.excluded} == {"failed": 1, "no_evidence": 1}
+
+    def test_repetitions_are_averaged(self) -> None:
+        mine = table(*(("new", "a", t) for t in (90.0, 100.0, 110.0)))
+        prediction = MeasuredOnly().predict(*ask(mine))
+        assert math.exp(prediction.log_runtime[0]) == pytest.approx((90 * 100 * 110) ** (1 / 3))
+        single = MeasuredOnly().predict(*ask(table(("new", "a", 100.0))))
+        assert prediction.spread[0] != single.spread[0]
+
+    def test_proposes_every_configuration_equally_often(self) -> None:
+        problem, mine = ask()
+        rng = np.random.default_rng(0)
+        chosen = [strategy("random").suggest(problem, mine, rng=rng) for _ in range(800)]
+        counts = pd.Series([c.instance_type for c in chosen if c is not None]).value_counts()
+        assert set(counts.index) == set(KINDS)
+        assert counts.between(150, 250).all()
+
+    def test_before_any_run_its_order_follows_the_seed(self) -> None:
+        orders = {tuple(order(strategy("random").recommend(*ask(seed=s)))) for s in range(12)}
+        assert len(orders) > 4
+        assert all(sorted(o) == sorted(KINDS) for o in orders)
+
+
+class TestPriceOnly:
+    def test_orders_by_price_per_hour_and_promises_no_runtime(self) -> None:
+        answer = strategy("price-only").recommend(*ask(table(("new", "c", 1.0), ("new", "a", 1e6))))
+        assert order(answer) == sorted(KINDS, key=lambda k: USD[k])
+        assert all(row.runtime_s is None and row.cost_usd is None for row in answer.rows)
+        assert {row.evidence for row in answer.rows} == {"assumed"}
+        assert any("no runtime is known" in w for w in answer.warnings)
+
+    def test_needs_neither_runs_nor_an_archive_and_measures_nothing(self) -> None:
+        problem, mine = build_problem(None, candidates=candidates())
+        assert order(strategy("price-only").recommend(problem, mine))[0] == "a"
+        assert strategy("price-only").suggest(problem, mine) is None
+
+    def test_more_nodes_cost_more(self) -> None:
+        many = pd.concat([candidates("a").assign(node_count=n) for n in (4, 1, 2)], ignore_index=True)
+        answer = strategy("price-only").recommend(*build_problem(None, candidates=many))
+        assert [row.node_count for row in answer.rows] == [1, 2, 4]
+
+
+@pytest.mark.parametrize("name", ["column-mean", "best-fixed"])
+def test_without_an_archive_they_say_how_to_give_one(name: str) -> None:
+    with pytest.raises(InsufficientEvidenceError, match="--archive RUNS"):
+        strategy(name).recommend(*build_problem(table(("new", "a", 5.0)), candidates=candidates()))
