@@ -99,14 +99,18 @@ def measure(
         disk, network, own_peak = _disk_bytes(), _network_bytes(), _own_peak_bytes()
         start = time.perf_counter()
         process = _start(arguments, cpus, environment, None if show_output else errors)
-        tree = _Tree(process.pid)
-        waiter = _Waiter(process)
-        waiter.start()
         try:
-            expired_s = _watch(tree, waiter, start, time_limit_s)
-        finally:
-            tree.kill(waiter)
-            waiter.join()
+            tree, waiter = _Tree(process.pid), _Waiter(process)
+            waiter.start()
+            try:
+                expired_s = _watch(tree, waiter, start, time_limit_s)
+            finally:
+                tree.kill(waiter)
+                waiter.join()
+        except BaseException:  # interrupted before the watch began: nothing else would end the command
+            with contextlib.suppress(OSError):
+                os.killpg(process.pid, signal.SIGKILL)
+            raise
         disk_after, network_after = _disk_bytes(), _network_bytes()
         line = "" if show_output else _last_line(errors)
     code = os.waitstatus_to_exitcode(waiter.status)

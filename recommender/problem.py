@@ -298,7 +298,8 @@ def target_inputs(runs: Runs, wanted: Mapping[str, float], notes: list[str]) -> 
         short = scale.removeprefix("input.")
         why = "full scale" if full else "the largest measured"
         notes.append(f"recommending for {short} = {asked[scale]:g}, {why} (--input {short}=VALUE for another)")
-    nearest = frame.loc[(frame[scale] - asked[scale]).abs().sort_values(kind="stable").index]
+    distance = (frame[scale] - asked[scale]).abs()
+    nearest = frame.assign(_distance=distance).sort_values(["_distance", *columns], kind="stable")
     for column in columns:
         if column not in asked and nearest[column].notna().any():
             asked[column] = float(nearest[column].dropna().iloc[0])

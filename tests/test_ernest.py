@@ -121,7 +121,7 @@ class TestPlantedCoefficients:
 
     def test_intervals_hold_the_truth_about_as_often_as_they_say(self) -> None:
         hits = []
-        for seed in range(20):
+        for seed in range(10):
             problem, prediction = believe(
                 table(noise=0.1, nodes=(1, 2, 4), scales=(1.0, 2.0, 4.0), seed=seed), scale=8.0
             )
@@ -129,7 +129,7 @@ class TestPlantedCoefficients:
             hits.extend(np.abs(prediction.log_runtime - truth) <= 1.2816 * prediction.spread)
         assert np.mean(hits) > 0.8
 
-    @settings(max_examples=25, deadline=None)
+    @settings(max_examples=12, deadline=None)
     @given(st.lists(st.floats(1e-3, 1e6), min_size=9, max_size=9))
     def test_are_never_negative_whatever_was_measured(self, runtimes: list[float]) -> None:
         runs = table(scales=(1.0, 2.0, 4.0), nodes=(1, 2, 4)).assign(runtime_s=runtimes)
@@ -155,7 +155,7 @@ class TestPlantedCoefficients:
 
 
 class TestRunsThatDidNotComplete:
-    @settings(max_examples=20, deadline=None)
+    @settings(max_examples=12, deadline=None)
     @given(st.floats(1e-3, 1e5), st.sampled_from([1, 2, 4, 8, 16]))
     def test_a_stopped_run_pushes_its_own_prediction_up_never_down(self, limit_s: float, nodes: int) -> None:
         runs = table(noise=0.03)

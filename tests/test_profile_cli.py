@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import psutil
@@ -163,6 +164,7 @@ def test_interrupting_ends_the_command_keeps_the_runs_and_tells_by_the_exit_code
     with subprocess.Popen([PYTHON, "-c", SHIM, *arguments], stderr=subprocess.PIPE, text=True) as process:
         while not (mark.exists() and mark.read_text().count("\n") == 2):
             assert process.poll() is None
+            time.sleep(0.01)
         process.send_signal(number)
         _, errors = process.communicate(timeout=30)
     assert process.returncode == code, errors

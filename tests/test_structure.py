@@ -26,6 +26,7 @@ profiling pricing
 candidates
 problem recommendation
 models
+scoring
 ranking
 strategies
 report
