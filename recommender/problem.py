@@ -120,7 +120,7 @@ def build_problem(
     RecommenderError
         For unreadable tables, unknown names and values outside their range.
     """
-    _check(deadline_s, budget_usd, confidence, max_nodes, top)
+    _check(deadline_s, budget_usd, confidence, max_nodes, top, seed)
     catalogue = catalogue or load_catalogue()
     every = _read(runs)
     workload, mine = _select(every, workload)
@@ -190,7 +190,7 @@ def _read(source: Runs | pd.DataFrame | str | Path | None) -> Runs:
 
 
 def _check(
-    deadline_s: float | None, budget_usd: float | None, confidence: float, max_nodes: int | None, top: int
+    deadline_s: float | None, budget_usd: float | None, confidence: float, max_nodes: int | None, top: int, seed: int
 ) -> None:
     for name, value, unit in (("deadline", deadline_s, "s"), ("budget", budget_usd, "USD")):
         if value is not None and not (0 < value < np.inf):
@@ -199,6 +199,8 @@ def _check(
         raise InputError(f"confidence is {confidence}; a probability of at least 0.5 and below 1 is needed")
     if max_nodes is not None and not 1 <= max_nodes <= 10_000:
         raise InputError(f"max nodes is {max_nodes}; 1 to 10000 is allowed")
+    if seed < 0:
+        raise InputError(f"seed is {seed}; a whole number of 0 or more is needed")
     if top < 1:
         raise InputError(f"top is {top}; at least 1 row is needed")
 

@@ -185,7 +185,7 @@ def _from_parquet(data: bytes, what: str, name: str) -> RawTable:
         rows = file.metadata.num_rows
         if rows > MAX_ROWS:
             raise InputError(f"{name}: found {rows} rows; allowed: at most {MAX_ROWS}")
-        table = file.read()
+        table = file.read(use_threads=False)
         table.validate(full=True)
     except InputError:
         raise
@@ -195,7 +195,7 @@ def _from_parquet(data: bytes, what: str, name: str) -> RawTable:
     kept = [i for i, label in enumerate(table.column_names) if not re.fullmatch(r"__index_level_\d+__", label)]
     if not kept:
         raise InputError(f"{name}: found no columns; allowed: a Parquet file holding a {what}")
-    header: list[object] = [table.column_names[i] for i in kept]
+    header = [table.column_names[i] for i in kept]
     return RawTable(name, header, [table.column(i) for i in kept], "", _row)
 
 
@@ -253,8 +253,10 @@ def _fast_columns(data: bytes, width: int) -> list[Any] | None:
         return None
     try:
         table = pyarrow.csv.read_csv(
-            pa.BufferReader(data.removeprefix(b"\xef\xbb\xbf")),
-            read_options=pyarrow.csv.ReadOptions(autogenerate_column_names=True),
+            pa.BufferReader(
+                data.removeprefix(b"\xef\xbb\xbf")
+            ),  # threads may abort a short process: apache/arrow 34314
+            read_options=pyarrow.csv.ReadOptions(autogenerate_column_names=True, use_threads=False),
             parse_options=pyarrow.csv.ParseOptions(quote_char=False),
             convert_options=pyarrow.csv.ConvertOptions(
                 column_types={f"f{i}": pa.string() for i in range(width)}, null_values=[]

@@ -342,7 +342,6 @@ class TestRefusals:
         assert "Usage: " in done.err
         assert "Traceback" not in done.err
 
-    @pytest.mark.xfail(reason="a negative --seed reaches numpy's default_rng and ends in a traceback")
     def test_a_negative_seed_is_refused_in_one_line(self, cli: Cli) -> None:
         done = run("suggest", "few.csv", "--strategy", "random", "--seed", "-1", cwd=cli.folder)
         assert done.code in (1, 2)

@@ -100,12 +100,13 @@ def fit(points: Points, *, serial_term: bool | None = None) -> Fit:
     choices = [serial_term] if serial_term is not None else [False, True] if varied and len(keys) > 4 else [False]
     held = {choice: _leave_out(x[:, : 5 if choice else 4], t, points.censored, points.key, done) for choice in choices}
     best = choices[0]
-    if len(choices) == 2 and np.mean(held[True] ** 2) < 0.96 * np.mean(held[False] ** 2):
+    exact = np.mean(held[choices[0]] ** 2) < 1e-12  # nothing is left for a further term but rounding
+    if len(choices) == 2 and not exact and np.mean(held[True] ** 2) < 0.96 * np.mean(held[False] ** 2):
         best = True
     width = 5 if best else 4
     theta = np.zeros(5)
     theta[:width], full_t = _censored_solve(x[:, :width], t, points.censored)
-    active = np.flatnonzero(theta > 0)
+    active = np.flatnonzero(theta * x.mean(axis=0) > 1e-9 * full_t.mean())
     scaled = x[:, active] / full_t[:, None]
     gram = scaled.T @ scaled
     dof = max(1, len(done) - len(active))

@@ -109,7 +109,7 @@ def run_points(problem: Problem, runs: Runs, warnings: list[str]) -> tuple[Point
             "some instance types have no known vCPUs: parallelism is counted in nodes, and types are told apart by "
             "their runs alone"
         )
-    for other in runs.inputs:
+    for other in (*runs.inputs, *runs.params):
         if other != column and frame[other].nunique() > 1:
             warnings.append(f"ernest does not use {other}, which varies between the runs: they are mixed")
     machines = frame["node_count"].to_numpy(float)
