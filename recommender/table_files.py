@@ -1,7 +1,6 @@
 """Tables as files: CSV, Parquet or a data frame to Arrow columns of unchecked cells, and frames to files, atomically.
 
-Nothing here knows what a column means; `recommender.tables` checks that. Only the form is checked: that the bytes are
-UTF-8 text, that quotes are balanced and that every row has as many cells as the header.
+Only the form is checked here (UTF-8, balanced quotes, as many cells as columns); `recommender.tables` checks the cells.
 """
 
 from __future__ import annotations
@@ -253,9 +252,8 @@ def _fast_columns(data: bytes, width: int) -> list[Any] | None:
         return None
     try:
         table = pyarrow.csv.read_csv(
-            pa.BufferReader(
-                data.removeprefix(b"\xef\xbb\xbf")
-            ),  # threads may abort a short process: apache/arrow 34314
+            pa.BufferReader(data.removeprefix(b"\xef\xbb\xbf")),
+            # Reader threads may abort a process that ends soon (apache/arrow 34314).
             read_options=pyarrow.csv.ReadOptions(autogenerate_column_names=True, use_threads=False),
             parse_options=pyarrow.csv.ParseOptions(quote_char=False),
             convert_options=pyarrow.csv.ConvertOptions(
