@@ -96,9 +96,10 @@ def measure(
         When the command cannot be started.
     """
     with tempfile.TemporaryFile() as errors:
-        disk, network, own_peak = _disk_bytes(), _network_bytes(), _own_peak_bytes()
+        disk, network = _disk_bytes(), _network_bytes()
         start = time.perf_counter()
         process = _start(arguments, cpus, environment, None if show_output else errors)
+        own_peak = _own_peak_bytes()
         try:
             tree, waiter = _Tree(process.pid), _Waiter(process)
             waiter.start()
