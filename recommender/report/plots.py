@@ -23,6 +23,7 @@ def time_against_cost(answer: Recommendation, axes: Axes | None = None, *, label
     The axes, new ones unless given.
     """
     import matplotlib.pyplot as plt
+    from matplotlib.ticker import LogLocator
 
     axes = axes if axes is not None else plt.subplots(figsize=(8, 5), layout="constrained")[1]
     colours = dict(zip(("measured", "modelled", "transferred", "assumed"), ("C2", "C0", "C1", "C7"), strict=True))
@@ -55,6 +56,10 @@ def time_against_cost(answer: Recommendation, axes: Axes | None = None, *, label
             text = f"{row.instance_type} x{row.node_count}"
             axes.annotate(text, (time.p50 / 60, usd.p50), xytext=(5, 5), textcoords="offset points", fontsize=8)
     axes.set(xscale="log", yscale="log", xlabel="runtime of a run, minutes", ylabel="USD per run")
+    for axis in (axes.xaxis, axes.yaxis):
+        axis.set_major_formatter("{x:g}")
+        axis.set_minor_locator(LogLocator(subs=(2.0, 5.0)))
+        axis.set_minor_formatter("{x:g}")
     axes.set_title(f"{answer.problem['workload'] or 'unmeasured workload'}: time against cost (bars: p10 to p90)")
     if seen:
         axes.legend(fontsize=8)
