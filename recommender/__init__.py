@@ -7,7 +7,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from recommender.candidates import Candidates, Exclusion
+    from recommender.candidates import Candidates, Configuration, Exclusion
     from recommender.catalogue import Catalogue, TypeFilter, load_catalogue, similar
     from recommender.datasets import fetch_dataset
     from recommender.errors import (
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from recommender.strategies import Auto, ModelBased, Strategy, batch, strategies, strategy
 
 _MODULE_OF = {
-    **dict.fromkeys(("Candidates", "Exclusion"), "candidates"),
+    **dict.fromkeys(("Candidates", "Configuration", "Exclusion"), "candidates"),
     **dict.fromkeys(("Catalogue", "TypeFilter", "load_catalogue", "similar"), "catalogue"),
     "fetch_dataset": "datasets",
     **dict.fromkeys(
@@ -56,6 +56,7 @@ __all__ = [
     "Auto",
     "Candidates",
     "Catalogue",
+    "Configuration",
     "Exclusion",
     "InfeasibleError",
     "InputError",

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from typing import Any
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -26,6 +25,22 @@ class Exclusion:
     """Candidates (configuration x region x purchase option) excluded for it."""
     sentence: str
     """The reason in words, with its numbers."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Configuration:
+    """What is measured: instance type x node count (x application parameters)."""
+
+    instance_type: str
+    node_count: int
+    params: Mapping[str, object] = field(default_factory=dict)
+    """Application parameters, `param.<name>` -> value."""
+
+    @property
+    def label(self) -> str:
+        """In words, e.g. `m5.xlarge x4 batch=256`."""
+        params = "".join(f" {k.removeprefix('param.')}={v}" for k, v in self.params.items())
+        return f"{self.instance_type} x{self.node_count}{params}"
 
 
 @dataclass(frozen=True)
@@ -50,17 +65,13 @@ class Candidates:
         """Columns that identify a configuration."""
         return ["instance_type", "node_count", *self.params]
 
-    def identity(self, row: int) -> dict[str, Any]:
-        """instance_type, node_count and params (a dict) of one configuration, as plain values."""
+    def configuration(self, row: int) -> Configuration:
+        """One configuration, as plain values."""
         cells = self.configurations.iloc[row]
         params = {c: v.item() if isinstance(v := cells[c], np.generic) else v for c in self.params}
-        return {"instance_type": str(cells["instance_type"]), "node_count": int(cells["node_count"]), "params": params}
-
-    def label(self, row: int) -> str:
-        """One configuration in words, e.g. `m5.xlarge x4`."""
-        identity = self.identity(row)
-        params = "".join(f" {k.removeprefix('param.')}={v}" for k, v in identity["params"].items())
-        return f"{identity['instance_type']} x{identity['node_count']}{params}"
+        return Configuration(
+            instance_type=str(cells["instance_type"]), node_count=int(cells["node_count"]), params=params
+        )
 
 
 def catalogue_candidates(

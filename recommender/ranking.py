@@ -6,6 +6,7 @@ function of T, so quantiles of T become quantiles of cost, and P(cost ≤ budget
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -114,7 +115,7 @@ def _rows(problem: Problem, prediction: Prediction, best: Merged) -> list[Row]:
                 evidence=EVIDENCE[prediction.evidence[i]],
                 price_quality=PRICE_QUALITIES[s.prices.quality[offer]],
                 reason="",
-                **problem.candidates.identity(i),
+                **vars(problem.candidates.configuration(i)),
             )
         )
     index = [int(offers.configuration[m[2]]) for m in best]
@@ -150,13 +151,9 @@ def _explained(problem: Problem, prediction: Prediction, rows: list[Row], positi
     other = rows[1] if position == 0 and len(rows) > 1 else rows[0] if position else None
     if other is not None:
         mine, theirs = (row, other) if position else (other, row)
-        name = (
-            f"runner-up {other.instance_type} x{other.node_count} {other.purchase_option} is"
-            if position == 0
-            else "against the first:"
-        )
+        name = f"runner-up {other.label} {other.purchase_option} is" if position == 0 else "against the first:"
         parts.append(f"{name} {_difference(mine, theirs)}")
-    return Row(**{**{f: getattr(row, f) for f in row.__dataclass_fields__}, "reason": "; ".join(parts)})
+    return replace(row, reason="; ".join(parts))
 
 
 def _difference(row: Row, best: Row) -> str:
@@ -201,7 +198,7 @@ def _too_close(problem: Problem, prediction: Prediction, merged: Merged) -> tupl
     sure = _probability_first_better(problem, prediction, a, b, first[0], rival[0])
     if sure >= problem.confidence:
         return "", None
-    names = [problem.candidates.label(i) for i in (a, b)]
+    names = [problem.candidates.configuration(i).label for i in (a, b)]
     word = "cheaper" if problem.objective == "cost" else "faster"
     return (
         f"the two best cannot be told apart: P({names[0]} is {word} than {names[1]}) is {sure:.0%}, below {problem.confidence:.0%}",
@@ -228,6 +225,6 @@ def _next_run(problem: Problem, prediction: Prediction, merged: Merged, rival: i
             why=why,
             expected_runtime_s=runtime,
             expected_cost_usd=cost if np.isfinite(cost) else None,
-            **problem.candidates.identity(i),
+            **vars(problem.candidates.configuration(i)),
         )
     return None

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import pandas as pd
 
-from recommender.candidates import Exclusion
+from recommender.candidates import Configuration, Exclusion
 
 SCHEMA = "recommender/recommendation/1"
 
@@ -26,13 +26,11 @@ class Quantiles:
         return {"p10": self.p10, "p50": self.p50, "p90": self.p90}
 
 
-@dataclass(frozen=True)
-class Row:
+@dataclass(frozen=True, kw_only=True)
+class Row(Configuration):
     """One ranked candidate."""
 
     rank: int
-    instance_type: str
-    node_count: int
     region: str
     """'' where the price is not tied to a region."""
     purchase_option: str
@@ -50,8 +48,6 @@ class Row:
     """listed, repaired or estimated."""
     reason: str
     """What binds it, and what separates it from its neighbour."""
-    params: Mapping[str, object] = field(default_factory=dict)
-    """Application parameters, `param.<name>` -> value."""
 
     def to_dict(self) -> dict[str, Any]:
         """Return the row in the JSON contract's shape."""
@@ -84,18 +80,15 @@ class WayToPay:
     price_quality: str
 
 
-@dataclass(frozen=True)
-class NextRun:
-    """The measurement worth making next."""
+@dataclass(frozen=True, kw_only=True)
+class NextRun(Configuration):
+    """The configuration worth measuring next."""
 
-    instance_type: str
-    node_count: int
     why: str
     expected_runtime_s: float | None = None
     """Median seconds it is expected to take; None when nothing is known."""
     expected_cost_usd: float | None = None
     """On-demand USD it is expected to cost; None when nothing is known."""
-    params: Mapping[str, object] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
         """Return the run in the JSON contract's shape."""

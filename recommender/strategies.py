@@ -14,6 +14,7 @@ from typing import Protocol
 import numpy as np
 import pandas as pd
 
+from recommender.candidates import Configuration
 from recommender.errors import RecommenderError, UnknownNameError, did_you_mean
 from recommender.models import PerformanceModel, configuration_rows, measured
 from recommender.models.ernest import MINIMUM_POINTS, Ernest, distinct_points
@@ -29,7 +30,7 @@ ENTRY_POINT_GROUP = "recommender.strategies"
 class Strategy(Protocol):
     """Two pure functions of the evidence: the same runs in any order give the same answer."""
 
-    def suggest(self, problem: Problem, runs: Runs, *, rng: np.random.Generator | None = None) -> NextRun | None:
+    def suggest(self, problem: Problem, runs: Runs, *, rng: np.random.Generator | None = None) -> Configuration | None:
         """Return the configuration to measure next, or None when nothing is worth measuring."""
         ...
 
@@ -43,7 +44,7 @@ class InitialDesign(Protocol):
 
     def propose(
         self, problem: Problem, runs: Runs, rng: np.random.Generator, best: Recommendation | None
-    ) -> NextRun | None:
+    ) -> Configuration | None:
         """Return the configuration to measure next, or None."""
         ...
 
@@ -54,7 +55,7 @@ class ConfirmBest:
 
     def propose(
         self, problem: Problem, runs: Runs, rng: np.random.Generator, best: Recommendation | None
-    ) -> NextRun | None:
+    ) -> Configuration | None:
         """Return the recommendation's own next run."""
         return best.next_run if best else None
 
@@ -65,7 +66,7 @@ class Uniform:
 
     def propose(
         self, problem: Problem, runs: Runs, rng: np.random.Generator, best: Recommendation | None
-    ) -> NextRun | None:
+    ) -> Configuration | None:
         """Return an unmeasured configuration, each with equal probability."""
         configurations = problem.configurations
         tried = np.zeros(len(configurations), dtype=bool)
@@ -75,7 +76,7 @@ class Uniform:
         if not len(left):
             return None
         i = int(rng.choice(left))
-        return NextRun(why="chosen at random", **problem.candidates.identity(i))
+        return NextRun(why="chosen at random", **vars(problem.candidates.configuration(i)))
 
 
 @dataclass(frozen=True)
@@ -102,7 +103,7 @@ class ModelBased:
             measure=self.design is not None,
         )
 
-    def suggest(self, problem: Problem, runs: Runs, *, rng: np.random.Generator | None = None) -> NextRun | None:
+    def suggest(self, problem: Problem, runs: Runs, *, rng: np.random.Generator | None = None) -> Configuration | None:
         """Return what the design proposes; randomness derives from (seed, number of runs) unless `rng` is given."""
         if self.design is None:
             return None
@@ -160,7 +161,7 @@ class Auto:
         answer = strategy(choice.name).recommend(problem, runs)
         return replace(answer, why=f"auto chose {choice.name}: {choice.why}")
 
-    def suggest(self, problem: Problem, runs: Runs, *, rng: np.random.Generator | None = None) -> NextRun | None:
+    def suggest(self, problem: Problem, runs: Runs, *, rng: np.random.Generator | None = None) -> Configuration | None:
         """Return the chosen strategy's suggestion."""
         return strategy(self.choose(problem, runs).name).suggest(problem, runs, rng=rng)
 
@@ -194,12 +195,11 @@ def batch(chosen: Strategy, problem: Problem, runs: Runs, count: int) -> list[Ne
     chosen_runs: list[NextRun] = []
     frame = runs.frame
     for _ in range(count):
-        run = chosen.suggest(problem, runs)
-        if run is None or any(
-            (run.instance_type, run.node_count, run.params) == (r.instance_type, r.node_count, r.params)
-            for r in chosen_runs
-        ):
+        proposed = chosen.suggest(problem, runs)
+        if proposed is None or proposed.label in {run.label for run in chosen_runs}:
             break
+        plain = {"why": "proposed by the strategy", **vars(proposed)}
+        run = NextRun(**plain)
         chosen_runs.append(run)
         believed = {
             "workload": problem.workload or "unmeasured",

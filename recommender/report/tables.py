@@ -119,10 +119,9 @@ def suggestions_as_csv(runs: Sequence[NextRun]) -> str:
 
 
 def _run(run: NextRun) -> str:
-    params = "".join(f" {k.removeprefix('param.')}={v}" for k, v in run.params.items())
     expected = "" if run.expected_runtime_s is None else f", expected {format_duration(run.expected_runtime_s)}"
     expected += "" if run.expected_cost_usd is None else f" and {format_usd(run.expected_cost_usd)} on demand"
-    return f"{run.instance_type} x{run.node_count}{params}{expected}: {run.why}"
+    return f"{run.label}{expected}: {run.why}"
 
 
 def _quantiles(q: Quantiles | None, show: Callable[[float], str]) -> str:
