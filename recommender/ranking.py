@@ -46,7 +46,7 @@ def rank(problem: Problem, prediction: Prediction, *, strategy: str, why: str, m
         warnings.append(
             "no runtime is known: candidates are ranked without it, and neither cost nor deadline can be promised; measure some runs (recommender profile)"
         )
-    rows = _rows(problem, prediction, merged[: problem.top])
+    rows = _rows(problem, prediction, merged[: max(problem.top, 2)])[: problem.top]
     close, rival = _too_close(problem, prediction, merged)
     if close:
         warnings.append(close)

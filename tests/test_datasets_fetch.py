@@ -157,9 +157,11 @@ def test_a_recompressed_archive_is_accepted_and_one_run_less_refused(mirror: Pat
 def tar_of(*members: tarfile.TarInfo, content: bytes = b"{}") -> bytes:
     """Return a tar of headers; each regular member of size 2 is followed by `content`."""
     buffer = io.BytesIO()
-    with tarfile.open(fileobj=buffer, mode="w", format=tarfile.PAX_FORMAT) as archive:
-        for member in members:
-            archive.addfile(member, io.BytesIO(content) if member.isreg() and member.size == len(content) else None)
+    for member in members:
+        buffer.write(member.tobuf(tarfile.PAX_FORMAT))
+        if member.isreg() and member.size == len(content):
+            buffer.write(content.ljust(tarfile.BLOCKSIZE, b"\0"))
+    buffer.write(b"\0" * 2 * tarfile.BLOCKSIZE)
     return buffer.getvalue()
 
 

@@ -285,6 +285,8 @@ def test_a_table_that_is_not_valid_is_refused_and_left_alone(tmp_path: Path) -> 
     assert out.read_text().endswith("-3\n")
 
 
+# The interruption may fall between psutil's opening and closing of a file under /proc.
+@pytest.mark.filterwarnings("ignore:unclosed file", "ignore::pytest.PytestUnraisableExceptionWarning")
 def test_an_interruption_ends_the_command_and_goes_on() -> None:
     pids: list[int] = []
 
