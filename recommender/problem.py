@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
 Objective = Literal["cost", "runtime"]
 DEFAULT_REGION = "us-east-1"
+FARTHEST = 1e6
+"""Inputs beyond this many times the largest measured are refused."""
 
 
 @dataclass(frozen=True)
@@ -158,6 +160,7 @@ def build_problem(
         )
     if not named and any(enumerated.offers.regions):
         notes.append(f"no region was named: prices are those of {', '.join(regions)} (--region R, or --region all)")
+    _check_types(mine, enumerated, catalogue, candidates is None, notes)
     problem = Problem(
         candidates=enumerated,
         options=options,
@@ -192,9 +195,9 @@ def _read(source: Runs | pd.DataFrame | str | Path | None) -> Runs:
 def _check(
     deadline_s: float | None, budget_usd: float | None, confidence: float, max_nodes: int | None, top: int, seed: int
 ) -> None:
-    for name, value, unit in (("deadline", deadline_s, "s"), ("budget", budget_usd, "USD")):
-        if value is not None and not (0 < value < np.inf):
-            raise InputError(f"{name} is {value} {unit}; a positive finite number is needed")
+    for name, value, unit in (("deadline", deadline_s, "seconds"), ("budget", budget_usd, "USD")):
+        if value is not None and not (isinstance(value, int | float) and 0 < value < np.inf):
+            raise InputError(f"{name} is {value!r}; a positive finite number of {unit} is needed")
     if not 0.5 <= confidence < 1:
         raise InputError(f"confidence is {confidence}; a probability of at least 0.5 and below 1 is needed")
     if max_nodes is not None and not 1 <= max_nodes <= 10_000:
@@ -219,6 +222,23 @@ def _select(runs: Runs, workload: str | None) -> tuple[str | None, Runs]:
             f"the runs table holds {len(known)} workloads ({_some(known)}); name the one asked about with --workload"
         )
     return (known[0], runs) if known else (None, runs)
+
+
+def _check_types(runs: Runs, candidates: Candidates, catalogue: Catalogue, everything: bool, notes: list[str]) -> None:
+    """Refuse runs on a type nobody knows (a typing error, most likely), and name what was assumed about the machines."""
+    known = {"local", *catalogue.types.index, *candidates.configurations["instance_type"]}
+    for name in runs.frame["instance_type"].unique():
+        if name not in known:
+            sentence = f"the runs were made on {name!r}, which is neither a type of the catalogue nor a candidate{did_you_mean(name, known)}"
+            if everything:
+                raise UnknownNameError(
+                    f"{sentence} (local is the profiling machine; other machines need a candidates table)"
+                )
+            notes.append(sentence)
+    if len(runs) and "metric.peak_memory_gib" not in runs.frame:
+        notes.append("peak memory was not measured (metric.peak_memory_gib): no machine is excluded for lack of memory")
+    if len(runs) and runs.frame["node_count"].max() == 1 and candidates.configurations["node_count"].max() > 1:
+        notes.append("no run used more than one node: that the program can use several machines is assumed")
 
 
 def _without_empty(runs: Runs) -> Runs:
@@ -290,6 +310,13 @@ def target_inputs(runs: Runs, wanted: Mapping[str, float], notes: list[str]) -> 
         if not np.isfinite(value):
             raise InputError(f"{name} is {value}; a finite number is needed")
     scale = scale_column(columns)
+    if scale in asked and len(runs):
+        most = FARTHEST * float(runs.frame[scale].max())
+        if not 0 < asked[scale] <= most:
+            short = scale.removeprefix("input.")
+            raise InputError(
+                f"--input {short}={asked[scale]:g}: above 0 and at most {most:g} is allowed, a million times what was measured"
+            )
     if not columns or not len(runs) or scale is None:
         return asked
     frame = runs.frame

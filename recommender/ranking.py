@@ -10,14 +10,17 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
-from scipy.special import ndtr
+import numpy.typing as npt
+from scipy.special import ndtri
 
 from recommender.errors import InfeasibleError
 from recommender.models import EVIDENCE, MEASURED, Prediction
 from recommender.pricing import BY_NAME, PRICE_QUALITIES, OptionPrices, price_option
+from recommender.pricing.cost import clusters_committed
 from recommender.problem import Problem
 from recommender.recommendation import NextRun, Quantiles, Recommendation, Row, WayToPay
 from recommender.scoring import Z10, Scored, Tally, deadline_probability, score
+from recommender.units import format_usd
 
 
 def rank(problem: Problem, prediction: Prediction, *, strategy: str, why: str, measure: bool = True) -> Recommendation:
@@ -39,6 +42,13 @@ def rank(problem: Problem, prediction: Prediction, *, strategy: str, why: str, m
     excluded = tally.exclusions()
     merged = [(s.value[i], s.tie[i], int(s.offer[i]), j, s) for j, s in enumerate(scored) for i in range(len(s.offer))]
     merged.sort(key=lambda m: m[:4])
+    if (
+        problem.objective == "runtime"
+    ):  # one row for equally fast ways to pay for one machine: the cheapest, which is first
+        cheapest: dict[tuple[float, int], Entry] = {}
+        for entry in merged:
+            cheapest.setdefault((entry[0], entry[2]), entry)
+        merged = list(cheapest.values())
     if not merged:
         raise InfeasibleError(tally.infeasible(excluded))
     warnings = [*problem.notes, *prediction.warnings]
@@ -84,7 +94,9 @@ def describe(problem: Problem) -> dict[str, Any]:
     }
 
 
-Merged = list[tuple[float, float, int, int, Scored]]
+Entry = tuple[float, float, int, int, Scored]
+"""Value, tie-breaker, offer, position of the purchase option, its scores."""
+Merged = list[Entry]
 
 
 def _rows(problem: Problem, prediction: Prediction, best: Merged) -> list[Row]:
@@ -119,35 +131,56 @@ def _rows(problem: Problem, prediction: Prediction, best: Merged) -> list[Row]:
             )
         )
     index = [int(offers.configuration[m[2]]) for m in best]
-    return [_explained(problem, prediction, rows, position, index[position]) for position in range(len(rows))]
+    paid = [_billing(problem, prediction, s.prices, offer) for _, _, offer, _, s in best]
+    return [_explained(prediction, rows, k, index[k], paid[k]) for k in range(len(rows))]
+
+
+def _billing(problem: Problem, prediction: Prediction, prices: OptionPrices, offer: int) -> str:
+    """What the bill is besides time x price: the billing minimum, or the machines of a commitment."""
+    offers = problem.candidates.offers
+    runtime = float(np.exp(prediction.log_runtime[offers.configuration[offer]]))
+    if prices.option.committed:
+        way = _way_to_pay(problem, prediction, prices, offer)
+        upfront = f", {format_usd(way.upfront_usd)} for the term due at its start" if way.upfront_usd else ""
+        monthly = (
+            f", {format_usd(way.usd_per_month)} a month whether used or not" if way.usd_per_month is not None else ""
+        )
+        years = f"{prices.option.term_years} year{'s' if prices.option.term_years > 1 else ''}"
+        return f"commits to {way.machines_committed} machine{'s' if way.machines_committed > 1 else ''} for {years}{monthly}{upfront}"
+    return f"billed as {offers.minimum_s[offer]:.0f} s, the minimum" if runtime < offers.minimum_s[offer] else ""
 
 
 def _ways_to_pay(problem: Problem, prediction: Prediction, prices: list[OptionPrices], offer: int) -> list[WayToPay]:
     """Every purchase option of one offer with a known price, cheapest run first."""
-    offers = problem.candidates.offers
-    mean = prediction.log_runtime[offers.configuration[offer]]
-    ways = []
-    for p in prices:
-        usd = float(p.usd_per_hour[offer])
-        if np.isnan(usd):
-            continue
-        cost = float(p.cost(np.exp([mean]), offers, problem.usage, np.array([offer]))[0]) if np.isfinite(mean) else None
-        ways.append(
-            WayToPay(
-                p.option.name,
-                usd,
-                cost if cost is not None and np.isfinite(cost) else None,
-                PRICE_QUALITIES[p.quality[offer]],
-            )
-        )
+    ways = [_way_to_pay(problem, prediction, p, offer) for p in prices if not np.isnan(p.usd_per_hour[offer])]
     return sorted(ways, key=lambda w: (w.cost_usd is None, w.cost_usd or 0.0, w.usd_per_hour))
 
 
-def _explained(problem: Problem, prediction: Prediction, rows: list[Row], position: int, index: int) -> Row:
+def _way_to_pay(problem: Problem, prediction: Prediction, prices: OptionPrices, offer: int) -> WayToPay:
+    offers, per_month = problem.candidates.offers, problem.usage.runs_per_month
+    runtime = np.exp(prediction.log_runtime[[offers.configuration[offer]]])
+    cost = float(prices.cost(runtime, offers, problem.usage, np.array([offer]))[0])
+    known, committed = bool(np.isfinite(cost)), prices.option.committed
+    clusters = clusters_committed(runtime, per_month)[0] if known else 1.0
+    machines = int(offers.nodes[offer] * clusters) if committed else 0
+    return WayToPay(
+        purchase_option=prices.option.name,
+        usd_per_hour=float(prices.usd_per_hour[offer]),
+        cost_usd=cost if known else None,
+        usd_per_month=cost * per_month if known else None,
+        machines_committed=machines,
+        upfront_usd=prices.upfront_usd(offer, machines),
+        price_quality=PRICE_QUALITIES[prices.quality[offer]],
+    )
+
+
+def _explained(prediction: Prediction, rows: list[Row], position: int, index: int, billing: str) -> Row:
     """The row with its one line why: the first against the runner-up, the others against the first."""
     row, parts = rows[position], []
     if binding := prediction.binding(index):
         parts.append(binding)
+    if billing:
+        parts.append(billing)
     other = rows[1] if position == 0 and len(rows) > 1 else rows[0] if position else None
     if other is not None:
         mine, theirs = (row, other) if position else (other, row)
@@ -174,16 +207,27 @@ def _difference(row: Row, best: Row) -> str:
     return f"{cost}, {time}, {price}"
 
 
-def _probability_first_better(
-    problem: Problem, prediction: Prediction, a: int, b: int, value_a: float, value_b: float
-) -> float:
-    """P(value_a < value_b): ln value_b − ln value_a ~ N(difference of medians, σa² + σb² less what a family shares twice)."""
-    shared = 0.0
+def _probability_first_better(problem: Problem, prediction: Prediction, first: Entry, second: Entry) -> float:
+    """P(value of `first` < value of `second`) plus half the probability that they are equal, by quadrature.
+
+    Values are those that are ranked (USD, with the billing minimum and whole commitments, or time). The spread that two
+    types of one family share cancels and is left out.
+    """
+    offers, usage = problem.candidates.offers, problem.usage
+    i, j = (int(offers.configuration[e[2]]) for e in (first, second))
     family = problem.configurations["family"].to_numpy(object)
-    if family[a] == family[b] != "":
-        shared = min(prediction.family_spread[a], prediction.family_spread[b]) ** 2
-    variance = prediction.spread[a] ** 2 + prediction.spread[b] ** 2 - 2 * shared
-    return float(ndtr((np.log(value_b) - np.log(value_a)) / np.sqrt(max(variance, 1e-12))))
+    same = family[i] == family[j] != ""
+    shared = min(prediction.family_spread[i], prediction.family_spread[j]) if same else 0.0
+    z = ndtri((np.arange(201) + 0.5) / 201)
+
+    def values(entry: Entry, row: int) -> npt.NDArray[np.float64]:
+        own = np.sqrt(max(prediction.spread[row] ** 2 - shared**2, 1e-12))
+        runtime = np.exp(prediction.log_runtime[row] + own * z)
+        prices, offer = entry[4].prices, np.full(len(z), entry[2])
+        return prices.cost(runtime, offers, usage, offer) if problem.objective == "cost" else runtime
+
+    a, b = values(first, i)[:, None] / prediction.completing[i], values(second, j)[None, :] / prediction.completing[j]
+    return float(np.mean(a < b) + 0.5 * np.mean(a == b))
 
 
 def _too_close(problem: Problem, prediction: Prediction, merged: Merged) -> tuple[str, int | None]:
@@ -195,7 +239,7 @@ def _too_close(problem: Problem, prediction: Prediction, merged: Merged) -> tupl
     if rival is None or not np.isfinite(prediction.log_runtime[a]) or prediction.preference is not None:
         return "", None
     b = int(at[rival[2]])
-    sure = _probability_first_better(problem, prediction, a, b, first[0], rival[0])
+    sure = _probability_first_better(problem, prediction, first, rival)
     if sure >= problem.confidence:
         return "", None
     names = [problem.candidates.configuration(i).label for i in (a, b)]

@@ -77,7 +77,14 @@ class WayToPay:
     """Effective price of one node."""
     cost_usd: float | None
     """Median USD of one run; None when the runtime is not known, or when it would practically never finish."""
+    usd_per_month: float | None
+    """USD of all runs of a month, idle hours of a commitment included; None when the runtime is not known."""
+    machines_committed: int
+    """Nodes paid for around the clock; 0 without a commitment."""
+    upfront_usd: float
+    """USD due at the start of a commitment, for all of its machines; part of the costs above, not on top."""
     price_quality: str
+    """listed, repaired or estimated."""
 
 
 @dataclass(frozen=True, kw_only=True)

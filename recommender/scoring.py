@@ -70,7 +70,7 @@ class Tally:
         """Return what was excluded before and during ranking, most first."""
         p = self.problem
         words = dict(self.prediction.reasons) | {
-            "no_price": "no price, or no interruption figure, is known for this purchase option",
+            "no_price": "others have no price (or, on spot, no interruption figure) for a purchase option",
             "never_finishes": f"on spot, interruptions would make it last more than {NEVER:g} times as long "
             "(--checkpoint-interval helps)",
             "no_evidence": "nothing is known of their runtime",
@@ -87,17 +87,18 @@ class Tally:
         """Return the sentence for a problem without a feasible candidate: what the user asked first."""
         hints = self._hints()
         asked = ("deadline", "budget", "memory", "failed", "never_finishes", "no_evidence")
-        first = [f"{e.reason} excludes {e.count} ({e.sentence})" for r in asked for e in excluded if e.reason == r]
+        first = [f"{e.reason} {e.count} ({e.sentence})" for r in asked for e in excluded if e.reason == r]
         rest = [f"{e.reason} {e.count}" for e in excluded if e.reason not in asked]
         others = f"; others: {', '.join(rest)}" if rest else ""
         return (
-            f"no candidate meets every constraint: {'; '.join(first)}{others}; "
-            f"the nearest relaxation that admits one: {' or '.join(hints)}"
+            "no candidate meets every constraint; the nearest relaxation that admits one: "
+            f"{' or '.join(hints)} (excluded: {'; '.join(first)}{others})"
         )
 
     def _hints(self) -> list[str]:
         def deadline(seconds: float) -> str:
-            return f"--deadline {int(np.ceil(seconds)) + 1}s ({format_duration(seconds)})"
+            enough = int(np.ceil(seconds)) + 1
+            return f"--deadline {enough}s ({format_duration(enough)})"
 
         hints = [deadline(self.deadline_needed)] if np.isfinite(self.deadline_needed) else []
         hints += [f"--budget {self.budget_needed * 1.0005:.4g}"] if np.isfinite(self.budget_needed) else []

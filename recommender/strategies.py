@@ -128,7 +128,7 @@ class Choice:
 
 @dataclass(frozen=True)
 class Auto:
-    """Picks a strategy by what evidence exists; ask `choose` what it would pick.
+    """Picks a strategy by what evidence there is, and says which and why.
 
     | completed runs of the workload itself     | archive on the candidates | strategy    |
     |-------------------------------------------|---------------------------|-------------|
@@ -142,8 +142,14 @@ class Auto:
 
     def choose(self, problem: Problem, runs: Runs) -> Choice:
         """Return the strategy's name and the reason, by the table above."""
-        points = distinct_points(problem, runs)
+        points, lacking = distinct_points(problem, runs)
         seen = f"completed runs at {points} distinct points of scale and vCPUs"
+        if not len(runs):
+            seen = f"no runs were given: {seen}"
+        elif not len(runs.completed):
+            seen = f"none of the {len(runs)} runs completed: {seen}"
+        elif lacking:
+            seen = f"{lacking}: {seen}"
         if points >= MINIMUM_POINTS:
             return Choice("ernest", f"{seen} are enough to fit how the workload scales")
         short = f"{seen} are fewer than the {MINIMUM_POINTS} a scaling model needs"
@@ -151,7 +157,7 @@ class Auto:
             return Choice("column-mean", f"{short}, but other workloads were run on the candidates")
         if (measured(problem, runs).count > 0).any():
             return Choice(
-                "random", f"{short} and there is no archive; the best measured configuration is all that is known"
+                "random", f"{short} and there is no archive, so the best configuration measured is all that is known"
             )
         return Choice("price-only", f"{short}, and neither the candidates nor an archive on them were run")
 
@@ -159,7 +165,8 @@ class Auto:
         """Return the chosen strategy's answer, which says that it was chosen and why."""
         choice = self.choose(problem, runs)
         answer = strategy(choice.name).recommend(problem, runs)
-        return replace(answer, why=f"auto chose {choice.name}: {choice.why}")
+        name = "random (recommend the best measured)" if choice.name == "random" else choice.name
+        return replace(answer, why=f"auto chose {name}: {choice.why}")
 
     def suggest(self, problem: Problem, runs: Runs, *, rng: np.random.Generator | None = None) -> Configuration | None:
         """Return the chosen strategy's suggestion."""
@@ -175,7 +182,7 @@ TABLE: dict[str, Callable[[], Strategy]] = {
         "price-only", "cheapest per hour among the candidates; runtimes are not considered", PriceOnly(), None
     ),
     "random": lambda: ModelBased(
-        "random", "yardstick: measures at random, recommends the best measured", MeasuredOnly(shuffle=True), Uniform()
+        "random", "yardstick: recommends the best measured; measures at random", MeasuredOnly(shuffle=True), Uniform()
     ),
     "column-mean": lambda: ModelBased(
         "column-mean", "yardstick: what is fast for other workloads on average", ColumnMean()

@@ -164,7 +164,8 @@ def test_auto_follows_its_table_and_says_why(nodes: tuple[int, ...], archive: bo
     assert str(len(set(nodes))) in choice.why
     answer = Auto().recommend(problem, runs)
     assert answer.strategy == expected
-    assert answer.why == f"auto chose {expected}: {choice.why}"
+    assert answer.why.startswith(f"auto chose {expected}")
+    assert answer.why.endswith(choice.why)
     assert answer.rows == strategy(expected).recommend(problem, runs).rows
     assert Auto().suggest(problem, runs) == strategy(expected).suggest(problem, runs)
 

@@ -39,7 +39,7 @@ def test_what_is_not_a_duration_is_refused_with_the_text_and_an_example(text: st
 @given(st.floats(min_value=1e-3, max_value=1e7))
 def test_a_formatted_duration_reads_back_as_nearly_itself(seconds: float) -> None:
     text = format_duration(seconds).replace(",", "")
-    assert math.isclose(parse_duration(text), seconds, rel_tol=0.01, abs_tol=0.0)
+    assert math.isclose(parse_duration(text), seconds, rel_tol=0.05, abs_tol=0.0)
 
 
 @given(st.integers(1, 10**6), st.sampled_from("smhd"))

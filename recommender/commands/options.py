@@ -83,6 +83,7 @@ Purchase = Annotated[
 RunsPerMonth = Annotated[
     float, typer.Option(help="How often the job runs; decides whether a commitment pays.", rich_help_panel=MONEY)
 ]
+CheckpointCost = Annotated[str, typer.Option(help="Time that writing one checkpoint takes.", rich_help_panel=MONEY)]
 CheckpointInterval = Annotated[
     str | None,
     typer.Option(help="Time between checkpoints on spot; default: restart from scratch.", rich_help_panel=MONEY),
@@ -206,7 +207,11 @@ class Asked:
             include_burstable=o["burstable"],
             include_accelerators=o["accelerators"],
             inputs=pairs(o["inputs"]),
-            usage=Usage(o["runs_per_month"], checkpoint_interval_s=parse_duration(every) if every else None),
+            usage=Usage(
+                o["runs_per_month"],
+                checkpoint_interval_s=parse_duration(every) if every else None,
+                checkpoint_cost_s=parse_duration(o["checkpoint_cost"]),
+            ),
             local_like=o["local_like"],
             seed=o["seed"],
             top=o["top"],
@@ -228,6 +233,7 @@ def _problem_options(
     purchase: Purchase = None,
     runs_per_month: RunsPerMonth = 30.0,
     checkpoint_interval: CheckpointInterval = None,
+    checkpoint_cost: CheckpointCost = "30s",
     prices: Prices = None,
     region: Region = None,
     max_nodes: MaxNodes = None,

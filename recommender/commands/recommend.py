@@ -21,6 +21,9 @@ def recommend(asked: Asked, strategy: StrategyName = "auto", form: FormatOption 
 
     problem, runs = asked.build()
     answer = named(strategy).recommend(problem, runs)
+    if form is Format.CSV:
+        for warning in answer.warnings:
+            typer.echo(f"note: {warning}", err=True)
     typer.echo({"json": as_json, "csv": as_csv, "table": as_text}[form.value](answer), nl=False)
 
 

@@ -146,7 +146,7 @@ def with_measurements(prediction: Prediction, problem: Problem, runs: Runs) -> P
     stopped = np.isfinite(seen.censored_log)
     bad = ~has & ((seen.failures > 0) | stopped)
     code = np.int16(len(prediction.reasons) + 1)
-    sentence = f"{int(bad.sum())} configurations were run, and every run failed or was stopped at its time limit"
+    sentence = f"every run of {int(bad.sum())} configurations failed or was stopped at its time limit"
     return Prediction(
         log_runtime=mean,
         spread=np.sqrt(variance),

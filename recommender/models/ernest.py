@@ -162,12 +162,12 @@ def _leave_out(
     return np.clip(errors, -3.0, 3.0)
 
 
-def distinct_points(problem: Problem, runs: Runs) -> int:
-    """Number of distinct (scale, total vCPUs) with a completed run that Ernest could use; 0 when it can use none."""
+def distinct_points(problem: Problem, runs: Runs) -> tuple[int, str]:
+    """Number of distinct (scale, total vCPUs) with a completed run, and why it is 0 where the runs cannot be used."""
     try:
-        return run_points(problem, runs, [])[0].distinct
-    except InsufficientEvidenceError:
-        return 0
+        return run_points(problem, runs, [])[0].distinct, ""
+    except InsufficientEvidenceError as error:
+        return 0, str(error)
 
 
 @dataclass(frozen=True)
@@ -211,6 +211,10 @@ class Ernest:
             coefficients[here], effect_sd[here] = own.theta, 0.0
             held_out |= dict(zip(own.key, own.held_out_log, strict=True))
         outside = _outside(points, target)
+        warnings.extend(_extrapolations(points, target))
+        alone = (target[1] > 1) & (not cluster)  # nothing says that the program can use more than one machine
+        outside = np.where(alone, np.hypot(outside, UNSEEN_PARALLEL_SPREAD * np.log2(target[1])), outside)
+        seen &= ~alone
         error = float(np.mean(np.abs(np.expm1(list(held_out.values())))))
         if error > MISFIT:
             warnings.append(
@@ -276,6 +280,22 @@ def _family_effects(
         sd[here] = np.hypot(0.0 if alone else prior * np.sqrt(1 - weight), left)
         seen |= here & (not unknown)
     return effect, sd, seen
+
+
+def _extrapolations(points: Points, target: tuple[Array, Array, Array, Array]) -> list[str]:
+    """Say how far the question lies beyond what was measured."""
+    scale, machines, vcpus, _ = target
+    most, used = points.scale.max(), (points.machines * points.vcpus).max()
+    said = []
+    if scale.size and scale[0] > 1.01 * most:
+        said.append(
+            f"the input asked about is {scale[0] / most:.3g} x the largest measured: an extrapolation, with a wider spread"
+        )
+    if np.nanmax(machines * vcpus) > used:
+        said.append(
+            f"runs used at most {used:g} vCPUs in all: what is said of more is extrapolated, with a wider spread"
+        )
+    return said
 
 
 def _outside(points: Points, target: tuple[Array, Array, Array, Array]) -> Array:

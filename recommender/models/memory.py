@@ -58,9 +58,13 @@ def memory_need(runs: Runs, scale: str | None, inputs: Mapping[str, float]) -> M
     need = peak * HEADROOM + SYSTEM_GIB
     return MemoryNeed(
         need,
-        f"less than the {need:.3g} GiB needed (peak {peak:.3g} GiB = {how}; 15 % headroom, "
+        f"less than the {_gib(need)} GiB needed (peak {_gib(peak)} GiB = {how}; 15 % headroom, "
         f"{SYSTEM_GIB} GiB for the system)",
     )
+
+
+def _gib(value: float) -> str:
+    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
 
 
 @dataclass(frozen=True)

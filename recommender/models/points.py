@@ -77,6 +77,10 @@ def run_points(problem: Problem, runs: Runs, warnings: list[str]) -> tuple[Point
         match = identify(cpu)
         here = local & (frame["cpu_model"].fillna("").to_numpy(object) == cpu)
         family[here] = problem.local_like or (match.family if match else None)
+        if problem.local_like is not None or match is not None:
+            warnings.append(
+                f"the profiling machine is taken to be as fast as {family[here][0]} ({(problem.local_like and '--local-like') or (match and match.how)})"
+            )
         if problem.local_like is None and match is None:
             unknown = True
             warnings.append(

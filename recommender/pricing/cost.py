@@ -83,10 +83,15 @@ def commitment_cost(
     cluster's month needs another commitment. `usd_per_hour` is the committed rate. Source: AWS reserved instance and
     savings plan terms. Shapes broadcast.
     """
-    busy_h = runs_per_month * np.asarray(runtime_s, dtype=float) / 3600.0
-    clusters = np.maximum(1.0, np.ceil(busy_h / HOURS_PER_MONTH - 1e-9))
+    clusters = clusters_committed(runtime_s, runs_per_month)
     result: Array = np.asarray(usd_per_hour) * np.asarray(nodes) * HOURS_PER_MONTH * clusters / runs_per_month
     return result
+
+
+def clusters_committed(runtime_s: npt.ArrayLike, runs_per_month: float) -> Array:
+    """Clusters that must be committed so that all runs of a month fit: k = max(1, ceil(u · T / 730))."""
+    busy_h = runs_per_month * np.asarray(runtime_s, dtype=float) / 3600.0
+    return np.maximum(1.0, np.ceil(busy_h / HOURS_PER_MONTH - 1e-9))
 
 
 def expected_time_h(length_h: npt.ArrayLike, hazard: npt.ArrayLike, restart_h: npt.ArrayLike) -> Array:

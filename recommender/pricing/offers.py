@@ -10,6 +10,7 @@ import numpy.typing as npt
 import pandas as pd
 
 from recommender.pricing.cost import (
+    HOURS_PER_MONTH,
     Array,
     Usage,
     commitment_cost,
@@ -21,7 +22,7 @@ from recommender.pricing.cost import (
     spot_wall_time_h,
     work_within_s,
 )
-from recommender.pricing.options import PurchaseOption, commitment_rate
+from recommender.pricing.options import UPFRONT_SHARE, PurchaseOption, commitment_rate
 
 PRICE_QUALITIES = ("listed", "repaired", "estimated")
 ESTIMATED = np.int8(PRICE_QUALITIES.index("estimated"))
@@ -80,6 +81,11 @@ class OptionPrices:
         if self.option.committed:
             return commitment_cost(runtime_s, usd, nodes, runs_per_month=usage.runs_per_month)
         return on_demand_cost(runtime_s, usd, nodes, minimum_s=offers.minimum_s[rows])
+
+    def upfront_usd(self, offer: int, machines: int) -> float:
+        """USD paid when `machines` nodes are committed: the upfront share of the whole term; 0 without a commitment."""
+        share = UPFRONT_SHARE[self.option.payment] if self.option.committed else 0.0
+        return share * float(self.usd_per_hour[offer]) * machines * 12 * HOURS_PER_MONTH * self.option.term_years
 
     def wall_time_s(self, runtime_s: Array, offers: Offers, usage: Usage) -> Array:
         """Expected seconds from start to finish, interruptions included."""

@@ -31,6 +31,7 @@ STANDARD_1Y_NO_UPFRONT: tuple[tuple[str, float], ...] = (
 )
 PAYMENT_FACTOR_1Y = {"no-upfront": 1.0, "partial-upfront": 0.9524, "all-upfront": 0.9333}
 PAYMENT_FACTOR_3Y = {"no-upfront": 1.0, "partial-upfront": 0.9259, "all-upfront": 0.8704}
+# Share of the whole term that is paid at its start.
 UPFRONT_SHARE = {"no-upfront": 0.0, "partial-upfront": 0.5, "all-upfront": 1.0}
 THREE_YEAR_FACTOR = 0.68
 THREE_YEAR_FACTOR_MEMORY = 0.52

@@ -10,7 +10,7 @@ from recommender.units import format_duration, format_usd
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from recommender.recommendation import NextRun, Quantiles, Recommendation
+    from recommender.recommendation import NextRun, Quantiles, Recommendation, WayToPay
 
 HEADINGS = (
     "#",
@@ -65,11 +65,7 @@ def as_text(answer: Recommendation) -> str:
             lines.append(" " * (widths[0] + 2) + row.reason)
     if len(answer.ways_to_pay) > 1:
         first = answer.rows[0]
-        ways = [
-            f"{w.purchase_option} {f'{format_usd(w.usd_per_hour)}/h' if w.cost_usd is None else format_usd(w.cost_usd)}"
-            + (" (estimated)" if w.price_quality == "estimated" else "")
-            for w in answer.ways_to_pay
-        ]
+        ways = [_way(w) for w in answer.ways_to_pay]
         unit = "USD/run p50" if first.cost_usd else "USD per node-hour"
         lines += ["", f"Ways to pay for {first.instance_type} x{first.node_count}, {unit}: {', '.join(ways)}."]
     lines += ["", f"Strategy {answer.strategy}: {answer.why}."]
@@ -86,6 +82,14 @@ def as_text(answer: Recommendation) -> str:
     if answer.warnings:
         lines += ["", "Before you trust this:", *(f"  - {w}" for w in answer.warnings)]
     return "\n".join(lines) + "\n"
+
+
+def _way(way: WayToPay) -> str:
+    cost = f"{format_usd(way.usd_per_hour)}/h" if way.cost_usd is None else format_usd(way.cost_usd)
+    details = ["estimated"] if way.price_quality == "estimated" else []
+    if way.machines_committed and way.usd_per_month is not None:
+        details.append(f"{format_usd(way.usd_per_month)} a month whether used or not")
+    return f"{way.purchase_option} {cost}" + (f" ({', '.join(details)})" if details else "")
 
 
 def _title(answer: Recommendation) -> str:
