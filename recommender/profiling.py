@@ -69,6 +69,8 @@ class ProfilePlan:
     """Seconds after which a run is killed and recorded as timed out."""
     application: str | None = None
     """Groups workloads that are the same program."""
+    instance_type: str = LOCAL
+    """What this machine is: `local`, or the instance type it was rented as."""
     inputs: Mapping[str, float] = field(default_factory=dict)
     """Constants that describe the input, recorded as `input.<name>`."""
     shell: bool = False
@@ -162,7 +164,7 @@ def still_to_run(plan: ProfilePlan, frame: pd.DataFrame, *, cpu_model: str) -> t
 
     A run counts, whatever its status, when its workload, CPU model, core count and inputs are the plan's.
     """
-    held = frame[(frame["workload"] == plan.workload) & (frame["instance_type"] == LOCAL)]
+    held = frame[(frame["workload"] == plan.workload) & (frame["instance_type"] == plan.instance_type)]
     for column, value in {"cpu_model": cpu_model, **_input_columns(plan.inputs)}.items():
         held = held[held[column] == value] if column in held else held.iloc[:0]
     others = [c for c in map(str, held) if c.startswith("input.") and c[len("input.") :] not in {"scale", *plan.inputs}]
@@ -219,6 +221,7 @@ def profile_command(
     warmup: int = 0,
     time_limit_s: float | None = None,
     application: str | None = None,
+    instance_type: str = LOCAL,
     inputs: Mapping[str, float] | None = None,
     shell: bool = False,
     thread_env: bool = True,
@@ -237,6 +240,7 @@ def profile_command(
         warmup=warmup,
         time_limit_s=time_limit_s,
         application=application,
+        instance_type=instance_type,
         inputs=dict(inputs or {}),
         shell=shell,
         thread_env=thread_env,
@@ -323,7 +327,7 @@ def row_of(
     row: dict[str, str | float | int | None] = {
         "workload": plan.workload,
         "application": plan.application,
-        "instance_type": LOCAL,
+        "instance_type": plan.instance_type,
         "node_count": 1,
         # A clock too coarse to see the run saw less than a microsecond.
         "runtime_s": max(round(measurement.runtime_s, 6), 1e-6),
@@ -369,7 +373,13 @@ def _check_names(plan: ProfilePlan, cpu_model: str) -> None:
     from recommender.runs import Runs
 
     names = {"workload": plan.workload, "application": plan.application, "cpu_model": cpu_model}
-    row = {**names, "instance_type": LOCAL, "node_count": 1, "runtime_s": 1.0, **_input_columns(plan.inputs)}
+    row = {
+        **names,
+        "instance_type": plan.instance_type,
+        "node_count": 1,
+        "runtime_s": 1.0,
+        **_input_columns(plan.inputs),
+    }
     Runs.from_frame(pd.DataFrame([row]), "the profile to be made")
 
 

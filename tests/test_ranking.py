@@ -13,7 +13,7 @@ import pytest
 from scipy.special import ndtr, ndtri
 
 from recommender.catalogue import TypeFilter, load_catalogue
-from recommender.errors import InfeasibleError, InputError
+from recommender.errors import InfeasibleError, InputError, UnknownNameError
 from recommender.pricing import ALL_OPTIONS, BY_NAME, PurchaseOption, Usage, parse_purchase
 from recommender.pricing.cost import commitment_cost, on_demand_cost, spot_cost, spot_survival
 from recommender.problem import Problem, build_problem
@@ -136,7 +136,9 @@ def test_the_objective_runtime_orders_by_runtime_and_equal_runtimes_by_cost() ->
     assert len(machines) == len(set(machines)), "equally fast ways to pay for one machine are one row, the cheapest"
     everything = answer(purchase=options, usage=Usage(runs_per_month=2000.0))
     for row in found.rows:
-        ways = [r.cost_usd.p50 for r in everything.rows if (r.label, r.region) == (row.label, row.region) and r.cost_usd]
+        ways = [
+            r.cost_usd.p50 for r in everything.rows if (r.label, r.region) == (row.label, row.region) and r.cost_usd
+        ]
         assert row.cost_usd is not None
         assert row.cost_usd.p50 == min(ways)
     assert found.rows[0].instance_type != answer(purchase=options).rows[0].instance_type
@@ -676,3 +678,58 @@ def test_an_unknown_runtime_among_known_ones_is_excluded_not_ranked_as_fast() ->
     }
     assert {e.reason for e in found.excluded} >= {"no_evidence"}
     assert found.candidates + sum(e.count for e in found.excluded) == found.problem["candidates"]
+
+
+# What the reader is told
+
+
+def told(**asked: Any) -> str:
+    """Everything an answer warns of, in one text."""
+    return "\n".join(answer(**asked).warnings)
+
+
+def test_without_measured_memory_the_answer_says_that_nothing_was_excluded_for_it() -> None:
+    assert "peak memory was not measured" in told()
+
+
+def test_an_input_beyond_what_was_measured_is_called_an_extrapolation() -> None:
+    assert "10 x the largest measured" in told(inputs={"scale": 10.0 * float(measured()["input.scale"].max())})
+    assert "the largest measured: an extrapolation" not in told(
+        inputs={"scale": float(measured()["input.scale"].max())}
+    )
+
+
+@pytest.mark.parametrize("scale", [0.0, -1.0, 1e300])
+def test_an_input_that_cannot_be_is_refused(scale: float) -> None:
+    with pytest.raises(InputError, match="allowed"):
+        ask(inputs={"scale": scale})
+
+
+def test_a_run_on_a_type_nobody_knows_is_refused_with_the_nearest() -> None:
+    frame = measured().assign(instance_type="m5.xlarg")
+    with pytest.raises(UnknownNameError, match=r"m5\.xlarg'.*did you mean"):
+        ask(frame)
+
+
+def test_what_is_billed_at_the_minimum_is_compared_as_billed() -> None:
+    # Two machines that both run for far less than 60 s cost what 60 s cost: which is cheaper is certain.
+    found = answer(inputs={"scale": 0.01}, purchase=ON_DEMAND)
+    first, second = found.rows[:2]
+    assert first.runtime_s is not None
+    assert first.runtime_s.p90 < 60.0
+    assert first.cost_usd is not None
+    assert second.cost_usd is not None
+    assert second.cost_usd.p50 > first.cost_usd.p50 * 1.02
+    assert "cannot be told apart" not in "\n".join(found.warnings)
+    assert "billed as 60 s" in first.reason
+
+
+def test_a_commitment_says_how_many_machines_it_binds_and_what_is_due() -> None:
+    # 1 h a run, 1,000 runs a month = 1,000 h: two clusters of 730 h. 3 years, all upfront.
+    three = parse_purchase("reserved-3y-all-upfront")
+    found = hourly(1000.0, 3600.0, purchase=three)
+    row, way = found.rows[0], found.ways_to_pay[0]
+    assert way.machines_committed == 2 * row.node_count
+    assert way.usd_per_month == pytest.approx(way.usd_per_hour * 730 * way.machines_committed)
+    assert way.upfront_usd == pytest.approx(way.usd_per_month * 36)
+    assert f"commits to {way.machines_committed} machines for 3 years" in row.reason

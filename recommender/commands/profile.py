@@ -64,6 +64,9 @@ def profile(
     input_: Annotated[
         list[str] | None, typer.Option("--input", metavar="NAME=VALUE", help="A number recorded as input.NAME.")
     ] = None,
+    instance_type: Annotated[
+        str, typer.Option(help="The instance type this machine was rented as, to measure a candidate itself.")
+    ] = "local",
     time_limit: Annotated[str | None, typer.Option(help="Kill a run after this time, such as 30m.")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Skip the runs the table already holds.")] = False,
     shell: Annotated[bool, typer.Option("--shell", help="Give COMMAND to /bin/sh as one line.")] = False,
@@ -83,7 +86,7 @@ def profile(
     """
     from recommender.catalogue.cpu import identify, local_cpu_model
     from recommender.measurement import available_cpus
-    from recommender.profiling import LOCAL, ProfilePlan, default_cores, execute
+    from recommender.profiling import ProfilePlan, default_cores, execute
 
     plan = ProfilePlan(
         command=tuple(command),
@@ -94,6 +97,7 @@ def profile(
         warmup=warmup,
         time_limit_s=parse_duration(time_limit) if time_limit is not None else None,
         application=application,
+        instance_type=instance_type,
         inputs=_inputs(input_ or []),
         shell=shell,
         thread_env=thread_env,
@@ -114,7 +118,7 @@ def profile(
     if not made:
         _note(f"nothing left to run: {out} holds every run asked for")
     frame = runs.frame
-    summary = _summary(frame[(frame["workload"] == workload) & (frame["instance_type"] == LOCAL)])
+    summary = _summary(frame[(frame["workload"] == workload) & (frame["instance_type"] == instance_type)])
     sys.stdout.write(json.dumps(summary, indent=2) + "\n" if form is SummaryFormat.JSON else _table(summary))
     measured = [run.measurement for run in made if run.planned.repetition]
     if measured and all(measurement.status != "completed" for measurement in measured):
