@@ -68,7 +68,8 @@ class Candidates:
     def configuration(self, row: int) -> Configuration:
         """One configuration, as plain values."""
         cells = self.configurations.iloc[row]
-        params = {c: v.item() if isinstance(v := cells[c], np.generic) else v for c in self.params}
+        values = {c: cells[c] for c in self.params if not pd.isna(cells[c])}
+        params = {c: v.item() if isinstance(v, np.generic) else v for c, v in values.items()}
         return Configuration(
             instance_type=str(cells["instance_type"]), node_count=int(cells["node_count"]), params=params
         )

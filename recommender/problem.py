@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
 Objective = Literal["cost", "runtime"]
 DEFAULT_REGION = "us-east-1"
+MOST_NODES = 128
+"""Largest cluster considered unless a larger one is asked for."""
 FARTHEST = 1e6
 """Inputs beyond this many times the largest measured are refused."""
 
@@ -140,12 +142,16 @@ def build_problem(
     regions = _regions(regions, mine, catalogue)
     if candidates is not None:
         options = tuple(dict.fromkeys(purchase or DEFAULT_OPTIONS[:1]))
+        if types is not None and types != TypeFilter():
+            notes.append("filters of instance types apply to the catalogue only: the candidates table is taken whole")
+        if len(regions) > 1:
+            notes.append(f"with a candidates table one region prices what it leaves open: {regions[0]}")
         enumerated = table_candidates(
             read_table(candidates, CANDIDATES), catalogue, regions[0], options, table, max_nodes
         )
     else:
         options = tuple(dict.fromkeys(purchase or DEFAULT_OPTIONS))
-        counts = node_counts or range(1, (max_nodes or _largest_cluster(mine)) + 1)
+        counts = node_counts or range(1, (max_nodes or min(_largest_cluster(mine), MOST_NODES)) + 1)
         types = types or TypeFilter()
         enumerated = catalogue_candidates(
             catalogue,

@@ -197,7 +197,7 @@ def batch(chosen: Strategy, problem: Problem, runs: Runs, count: int) -> list[Ne
     """Up to `count` different configurations to measure at once, best first; empty when none is worth it.
 
     Each further one is suggested as if those before it had been run and had taken the median expected of them (kriging
-    believer), or, where nothing is expected, one hour.
+    believer), or, where nothing is expected, only as tried.
     """
     chosen_runs: list[NextRun] = []
     frame = runs.frame
@@ -212,7 +212,9 @@ def batch(chosen: Strategy, problem: Problem, runs: Runs, count: int) -> list[Ne
             "workload": problem.workload or "unmeasured",
             "instance_type": run.instance_type,
             "node_count": run.node_count,
-            "runtime_s": run.expected_runtime_s or 3600.0,
+            # Where nothing is expected, the configuration counts as tried and nothing else.
+            "runtime_s": run.expected_runtime_s or 1.0,
+            "status": "completed" if run.expected_runtime_s else "failed",
             **problem.inputs,
             **run.params,
         }

@@ -218,3 +218,20 @@ class TestPriceOnly:
 def test_without_an_archive_they_say_how_to_give_one(name: str) -> None:
     with pytest.raises(InsufficientEvidenceError, match="--archive RUNS"):
         strategy(name).recommend(*build_problem(table(("new", "a", 5.0)), candidates=candidates()))
+
+
+def test_what_often_failed_for_other_workloads_is_less_likely_to_complete() -> None:
+    from recommender.models.yardsticks import archive_completing
+    from recommender.problem import build_problem
+
+    rows = [
+        {"workload": f"w{w}", "instance_type": kind, "node_count": 1, "runtime_s": 100.0, "status": status}
+        for w in range(3)
+        for kind, status in (("a", "completed"), ("b", "completed" if w == 0 else "failed"))
+    ]
+    pool = pd.DataFrame(
+        {"instance_type": ["a", "b"], "node_count": [1, 1], "usd_per_hour": [1.0, 1.0], "vcpus": [4, 4]}
+    )
+    problem, _ = build_problem(None, workload="new", archive=[pd.DataFrame(rows)], candidates=pool)
+    # (completed + 1)/(runs + 1): 4/4 and 2/4.
+    assert list(archive_completing(problem)) == [1.0, 0.5]

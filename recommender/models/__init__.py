@@ -153,7 +153,10 @@ def with_measurements(prediction: Prediction, problem: Problem, runs: Runs) -> P
         evidence=np.where(has, MEASURED, prediction.evidence).astype(np.int8),
         completing=np.where(has | bad, (k + 1) / (k + seen.failures + stopped + 1), prediction.completing),
         family_spread=np.where(has, 0.0, prediction.family_spread),
-        excluded=np.where(bad & (prediction.excluded == 0), code, prediction.excluded).astype(np.int16),
+        # What completed at this input is not excluded by a model that says it could not.
+        excluded=np.where(bad & (prediction.excluded == 0), code, np.where(has, 0, prediction.excluded)).astype(
+            np.int16
+        ),
         reasons=(*prediction.reasons, ("failed", sentence)) if bad.any() else prediction.reasons,
         preference=prediction.preference,
         warnings=prediction.warnings,

@@ -41,6 +41,8 @@ MISFIT = 0.2
 FAMILY_SPREAD, CLUSTER_FAMILY_SPREAD = 0.2, 0.4
 # The profiling machine against the catalogue family its CPU belongs to, and an unrecognised CPU: assumptions.
 LOCAL_SPREAD, UNKNOWN_CPU_SPREAD = 0.1, 0.35
+# A family that was neither run nor has a speed figure: the spread of ln(CoreMark per vCPU) over families is 0.3.
+UNRATED_SPREAD = 0.4
 # Further spread at one doubling beyond the measured range: of parallelism, of scale, and of a parallelism never varied
 # (speed-up anywhere between none and perfect: ln 2 / sqrt 12). With 0.15, 80 % intervals of fits to the smaller half of
 # C3O hold 73 % (halves by size) and 89 % (by nodes) of the larger half's points (docs/benchmarks.md).
@@ -210,6 +212,8 @@ class Ernest:
             spread[here] = _fit_spread(own, shape[here], shape[here] @ own.theta, noise)
             coefficients[here], effect_sd[here] = own.theta, 0.0
             held_out |= dict(zip(own.key, own.held_out_log, strict=True))
+        unrated = ~configurations["family"].isin(problem.catalogue.speed.index).to_numpy() & ~seen
+        effect_sd = np.where(unrated, np.hypot(effect_sd, UNRATED_SPREAD), effect_sd)
         outside = _outside(points, target)
         warnings.extend(_extrapolations(points, target))
         alone = (target[1] > 1) & (not cluster)  # nothing says that the program can use more than one machine

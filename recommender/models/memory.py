@@ -55,6 +55,11 @@ def memory_need(runs: Runs, scale: str | None, inputs: Mapping[str, float]) -> M
             if len(s) > 1
             else "in proportion to the only scale measured"
         )
+    lost = runs.frame[(runs.frame["status"] != "completed") & runs.frame[PEAK_MEMORY].notna()]
+    if scale is not None:
+        lost = lost[lost[scale] <= inputs.get(scale, 1.0)]
+    if len(lost) and float(lost[PEAK_MEMORY].max()) > peak:
+        peak, how = float(lost[PEAK_MEMORY].max()), "reached by a run that did not complete"
     need = peak * HEADROOM + SYSTEM_GIB
     return MemoryNeed(
         need,

@@ -60,6 +60,18 @@ def archive_matrix(problem: Problem) -> Array:
         return np.where(count > 0, total / np.maximum(count, 1), np.nan).reshape(len(names), -1)
 
 
+def archive_completing(problem: Problem) -> Array:
+    """P(completing) of every configuration over the archive's runs: (completed + 1)/(runs + 1), 1 where none was run."""
+    assert problem.archive is not None
+    frame, n = problem.archive.frame, len(problem.configurations)
+    row = configuration_rows(problem, frame)
+    done = (frame["status"] == "completed").to_numpy()
+    runs = np.bincount(row[row >= 0], minlength=n)
+    completed = np.bincount(row[(row >= 0) & done], minlength=n)
+    share: Array = (completed + 1.0) / (runs + 1.0)
+    return share
+
+
 @dataclass(frozen=True)
 class PriceOnly:
     """Believes no runtime: leaves the order to the price per hour. Memory and failures that were seen still count."""
@@ -127,6 +139,7 @@ class ColumnMean:
             log_runtime=own + column,
             spread=np.where(known, spread, np.nan),
             evidence=np.full(len(column), TRANSFERRED, dtype=np.int8),
+            completing=archive_completing(problem),
             warnings=warnings,
             binding=lambda _: f"mean of {len(y)} other workloads",
         )
