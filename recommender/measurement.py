@@ -115,7 +115,7 @@ def measure(
         disk_after, network_after = _disk_bytes(), _network_bytes()
         line = "" if show_output else _last_line(errors)
     code = os.waitstatus_to_exitcode(waiter.status)
-    timed_out = expired_s is not None and code != 0
+    timed_out = expired_s is not None and waiter.ended - start > expired_s  # not when it ended just before
     largest = waiter.usage.ru_maxrss * _MAXRSS_UNIT
     # Linux starts a process's account of its largest size at the size of the process that started it: this one.
     peak = max(tree.peak_bytes, largest if largest > own_peak else 0)
