@@ -198,18 +198,20 @@ class Ernest:
         target = target_points(problem, points, by_vcpu=by_vcpu)
         shape = features(*target)
         effect, effect_sd, seen = _family_effects(points, pooled, families, cluster, unknown)
-        seconds = shape @ pooled.theta / relative * np.exp(effect)
-        spread = _fit_spread(pooled, shape, seconds * relative / np.exp(effect), noise)
+        work = shape @ pooled.theta
+        seconds = work / relative * np.exp(effect)
+        spread = _fit_spread(pooled, shape, work, noise)
         coefficients = np.broadcast_to(pooled.theta, shape.shape).copy()
         held_out = dict(zip(pooled.key, pooled.held_out_log, strict=True))
-        for name in np.unique(points.instance_type):
+        types = np.unique(points.instance_type)
+        for name in types if len(types) > 1 else ():
             mine = points.take(points.instance_type == name)
             here = (configurations["instance_type"] == name).to_numpy()
-            if not here.any() or mine.distinct < OWN_FIT_POINTS or len(np.unique(points.instance_type)) == 1:
+            if not here.any() or mine.distinct < OWN_FIT_POINTS:
                 continue
             own = fit(mine)
-            seconds[here] = shape[here] @ own.theta / relative[here]
-            spread[here] = _fit_spread(own, shape[here], shape[here] @ own.theta, noise)
+            work = shape[here] @ own.theta
+            seconds[here], spread[here] = work / relative[here], _fit_spread(own, shape[here], work, noise)
             coefficients[here], effect_sd[here] = own.theta, 0.0
             held_out |= dict(zip(own.key, own.held_out_log, strict=True))
         unrated = ~configurations["family"].isin(problem.catalogue.speed.index).to_numpy() & ~seen
