@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import sys
 from typing import Annotated
 
@@ -44,6 +45,9 @@ def _root(
 
 def main() -> None:
     """Run the command line: exit 0 done, 1 a `RecommenderError` in one line on stderr, 2 usage."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")  # a terminal that cannot show a character shows ? instead of failing
     try:
         app()
     except RecommenderError as error:

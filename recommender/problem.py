@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import pandas as pd
 
-from recommender.candidates import Candidates, catalogue_candidates, table_candidates
+from recommender.candidates import Candidates, with_parameters
 from recommender.catalogue import Catalogue, TypeFilter, load_catalogue
 from recommender.catalogue.cpu import identify
+from recommender.enumeration import Machines, catalogue_candidates, table_candidates
 from recommender.errors import InputError, UnknownNameError, did_you_mean
+from recommender.inputs import target_inputs
 from recommender.pricing import DEFAULT_OPTIONS, PurchaseOption, Usage
 from recommender.runs import Runs, read_runs
 from recommender.tables import CANDIDATES, PRICES, read_table
@@ -25,8 +27,6 @@ Objective = Literal["cost", "runtime"]
 DEFAULT_REGION = "us-east-1"
 MOST_NODES = 128
 """Largest cluster considered unless a larger one is asked for."""
-FARTHEST = 1e6
-"""Inputs beyond this many times the largest measured are refused."""
 
 
 @dataclass(frozen=True)
@@ -142,12 +142,16 @@ def build_problem(
     regions = _regions(regions, mine, catalogue)
     if candidates is not None:
         options = tuple(dict.fromkeys(purchase or DEFAULT_OPTIONS[:1]))
-        if types is not None and types != TypeFilter():
-            notes.append("filters of instance types apply to the catalogue only: the candidates table is taken whole")
-        if len(regions) > 1:
-            notes.append(f"with a candidates table one region prices what it leaves open: {regions[0]}")
+        known = _architectures(architecture, empty_runs(), catalogue, None)
+        wanted = replace(types or TypeFilter(), architecture=known[0] if len(known) == 1 else None)
         enumerated = table_candidates(
-            read_table(candidates, CANDIDATES), catalogue, regions[0], options, table, max_nodes
+            read_table(candidates, CANDIDATES),
+            catalogue,
+            types=wanted,
+            regions=regions,
+            options=options,
+            prices=table,
+            max_nodes=max_nodes,
         )
     else:
         options = tuple(dict.fromkeys(purchase or DEFAULT_OPTIONS))
@@ -156,14 +160,19 @@ def build_problem(
         enumerated = catalogue_candidates(
             catalogue,
             types=types,
-            architectures=_architectures(architecture, mine, catalogue, local_like),
-            include_burstable=include_burstable,
-            include_accelerators=include_accelerators,
+            machines=Machines(
+                measured=frozenset(mine.frame["instance_type"]) | frozenset(types.instance_types),
+                architectures=_architectures(architecture, mine, catalogue, local_like),
+                architecture_asked=architecture is not None,
+                burstable=include_burstable,
+                accelerators=include_accelerators,
+            ),
             regions=regions,
             node_counts=sorted(set(counts)),
             options=options,
             prices=table,
         )
+    enumerated = with_parameters(enumerated, mine)
     if not named and any(enumerated.offers.regions):
         notes.append(f"no region was named: prices are those of {', '.join(regions)} (--region R, or --region all)")
     _check_types(mine, enumerated, catalogue, candidates is None, notes)
@@ -241,10 +250,26 @@ def _check_types(runs: Runs, candidates: Candidates, catalogue: Catalogue, every
                     f"{sentence} (local is the profiling machine; other machines need a candidates table)"
                 )
             notes.append(sentence)
+    _check_vcpus(runs, candidates, catalogue)
     if len(runs) and "metric.peak_memory_gib" not in runs.frame:
         notes.append("peak memory was not measured (metric.peak_memory_gib): no machine is excluded for lack of memory")
     if len(runs) and runs.frame["node_count"].max() == 1 and candidates.configurations["node_count"].max() > 1:
         notes.append("no run used more than one node: that the program can use several machines is assumed")
+
+
+def _check_vcpus(runs: Runs, candidates: Candidates, catalogue: Catalogue) -> None:
+    """Refuse runs said to have used more vCPUs than their machines have."""
+    own = candidates.configurations.drop_duplicates("instance_type").set_index("instance_type")["vcpus"]
+    names = runs.frame["instance_type"]
+    each = names.map(own).astype(float).fillna(names.map(catalogue.types["vcpus"]).astype(float))
+    over = runs.frame["vcpus"].astype(float) > each * runs.frame["node_count"]
+    if over.any():
+        i = int(np.flatnonzero(over)[0])
+        nodes = int(runs.frame["node_count"][i])
+        raise InputError(
+            f"a run on {names[i]} x{nodes} is said to have used {runs.frame['vcpus'][i]:g} vCPUs, but {nodes} of them have "
+            f"{each[i] * nodes:g}; vcpus is what each node could use, or the total of the cluster"
+        )
 
 
 def _without_empty(runs: Runs) -> Runs:
@@ -295,60 +320,3 @@ def _architectures(wanted: str | None, runs: Runs, catalogue: Catalogue, local_l
         guess = "arm64" if re.search(r"arm|neoverse|graviton|ampere|apple|cortex", text, re.IGNORECASE) else "x86_64"
         seen.add(str(by_family.get(family, guess)) if family else guess)
     return tuple(sorted(seen)) or known
-
-
-def target_inputs(runs: Runs, wanted: Mapping[str, float], notes: list[str]) -> dict[str, float]:
-    """The input to recommend for: as asked; else scale 1 (full scale); else that of the largest run.
-
-    Raises
-    ------
-    UnknownNameError
-        For an input that the runs never had.
-    """
-    columns = runs.inputs
-    asked = {name if name.startswith("input.") else f"input.{name}": float(value) for name, value in wanted.items()}
-    for name, value in asked.items():
-        if name not in columns:
-            have = ", ".join(c.removeprefix("input.") for c in columns) or "none"
-            raise UnknownNameError(
-                f"the runs have no input {name.removeprefix('input.')!r}{did_you_mean(name, columns)} (they have: {have})"
-            )
-        if not np.isfinite(value):
-            raise InputError(f"{name} is {value}; a finite number is needed")
-    scale = scale_column(columns)
-    if scale in asked and len(runs):
-        most = FARTHEST * float(runs.frame[scale].max())
-        if not 0 < asked[scale] <= most:
-            short = scale.removeprefix("input.")
-            raise InputError(
-                f"--input {short}={asked[scale]:g}: above 0 and at most {most:g} is allowed, a million times what was measured"
-            )
-    if not columns or not len(runs) or scale is None:
-        return asked
-    frame = runs.frame
-    if scale not in asked:
-        largest = float(frame[scale].max())
-        full = scale == "input.scale" and largest <= 1.0
-        asked[scale] = 1.0 if full else largest
-        short = scale.removeprefix("input.")
-        why = "full scale" if full else "the largest measured"
-        notes.append(f"recommending for {short} = {asked[scale]:g}, {why} (--input {short}=VALUE for another)")
-    distance = (frame[scale] - asked[scale]).abs()
-    nearest = frame.assign(_distance=distance).sort_values(["_distance", *columns], kind="stable")
-    for column in columns:
-        if column not in asked and nearest[column].notna().any():
-            asked[column] = float(nearest[column].dropna().iloc[0])
-            if frame[column].nunique() > 1:
-                notes.append(
-                    f"recommending for {column.removeprefix('input.')} = {asked[column]:g}, as in the run nearest in size"
-                )
-    return {name: asked[name] for name in columns if name in asked}
-
-
-def scale_column(columns: Sequence[str]) -> str | None:
-    """The input column that measures how much work there is: `input.scale`, else one named for size, else the first."""
-    for test in (lambda c: c == "input.scale", lambda c: "size" in c, lambda c: True):
-        found = [c for c in columns if test(c)]
-        if found:
-            return found[0]
-    return None

@@ -179,12 +179,19 @@ def _explained(prediction: Prediction, rows: list[Row], position: int, index: in
     row, parts = rows[position], []
     if binding := prediction.binding(index):
         parts.append(binding)
+    if (share := float(prediction.completing[index])) < 1.0:
+        count = int(prediction.lost[index]) if prediction.lost is not None else 0
+        words = "1 run failed or was stopped" if count == 1 else f"{count} runs failed or were stopped"
+        lost = f"{words}: " if count else ""
+        repeats = f", {format_usd(row.cost_usd.p50 / share)} counting repeats" if row.cost_usd else ""
+        parts.append(f"{lost}P(completing) {share:.0%}{repeats}")
     if billing:
         parts.append(billing)
     other = rows[1] if position == 0 and len(rows) > 1 else rows[0] if position else None
     if other is not None:
         mine, theirs = (row, other) if position else (other, row)
-        name = f"runner-up {other.label} {other.purchase_option} is" if position == 0 else "against the first:"
+        where = f" in {other.region}" if other.region != row.region else ""
+        name = f"runner-up {other.label} {other.purchase_option}{where} is" if position == 0 else "against the first:"
         parts.append(f"{name} {_difference(mine, theirs)}")
     return replace(row, reason="; ".join(parts))
 
@@ -232,7 +239,7 @@ def _probability_first_better(problem: Problem, prediction: Prediction, first: E
 
 def _too_close(problem: Problem, prediction: Prediction, merged: Merged) -> tuple[str, int | None]:
     """Say so when the best two configurations cannot be told apart; the rival's offer, if there is one."""
-    at = problem.candidates.offers.configuration
+    offers, at = problem.candidates.offers, problem.candidates.offers.configuration
     first = merged[0]
     rival = next((m for m in merged[1:] if at[m[2]] != at[first[2]]), None)
     a = int(at[first[2]])
@@ -243,6 +250,9 @@ def _too_close(problem: Problem, prediction: Prediction, merged: Merged) -> tupl
     if sure >= problem.confidence:
         return "", None
     names = [problem.candidates.configuration(i).label for i in (a, b)]
+    places = [offers.regions[offers.region[m[2]]] for m in (first, rival)]
+    if places[0] != places[1]:
+        names = [f"{name} in {place}" if place else name for name, place in zip(names, places, strict=True)]
     word = "cheaper" if problem.objective == "cost" else "faster"
     return (
         f"the two best cannot be told apart: P({names[0]} is {word} than {names[1]}) is {sure:.0%}, below {problem.confidence:.0%}",

@@ -42,13 +42,11 @@ class Tally:
 
     def __init__(self, problem: Problem, prediction: Prediction) -> None:
         self.problem, self.prediction = problem, prediction
-        self.known = (
-            bool((np.isfinite(prediction.log_runtime) & (prediction.excluded == 0)).any())
-            and prediction.preference is None
-        )
+        self.known = bool((np.isfinite(prediction.log_runtime) & (prediction.excluded == 0)).any())
         self.counts: dict[str, int] = {}
         self.deadline_needed = self.budget_needed = np.inf
         self.both_needed = (np.inf, np.inf)
+        self.surest = 0.0
         self.ranked = 0
 
     def drop(self, alive: Mask, reason: str, out: Mask) -> None:
@@ -104,6 +102,8 @@ class Tally:
         hints += [f"--budget {self.budget_needed * 1.0005:.4g}"] if np.isfinite(self.budget_needed) else []
         if not hints and np.isfinite(self.both_needed[0]):
             hints = [f"{deadline(self.both_needed[0])} and --budget {self.both_needed[1] * 1.0005:.4g}"]
+        if not hints and 0.5 <= self.surest < self.problem.confidence:
+            hints = [f"--confidence {np.floor(self.surest * 1000) / 1000:g}"]
         if not hints and "memory" in self.counts:
             most = self.problem.configurations["memory_gib"].max()
             hints = [f"a smaller --input, or machines with more memory than {most:g} GiB"]
@@ -134,7 +134,9 @@ def score(problem: Problem, prediction: Prediction, prices: OptionPrices, tally:
     late, dear = np.zeros(len(offers), dtype=bool), np.zeros(len(offers), dtype=bool)
     upper = cost
     if problem.deadline_s is not None:
-        late = deadline_probability(problem, prediction, prices) < problem.confidence
+        probability = deadline_probability(problem, prediction, prices)
+        late = probability < problem.confidence
+        tally.surest = max(tally.surest, float(np.max(probability[alive], initial=0.0)))
     if problem.budget_usd is not None:
         z = float(ndtri(problem.confidence))
         upper = prices.cost(np.exp(prediction.log_runtime + z * prediction.spread)[at], offers, usage)
@@ -143,9 +145,14 @@ def score(problem: Problem, prediction: Prediction, prices: OptionPrices, tally:
         tally.near(alive & late, alive & dear, _deadline_needed(problem, prediction, prices), upper)
     tally.drop(alive, "deadline", late)
     tally.drop(alive, "budget", dear)
-    value = cost if problem.objective == "cost" else prices.wall_time_s(runtime, offers, usage)
+    if prediction.preference is not None:
+        value = prediction.preference[at]
+    else:
+        value = cost if problem.objective == "cost" else prices.wall_time_s(runtime, offers, usage)
+        value = value / prediction.completing[at]
+    tally.drop(alive, "no_evidence", ~np.isfinite(value))
     tally.ranked += int(alive.sum())
-    return _keep(problem, prices, alive, value / prediction.completing[at], cost)
+    return _keep(problem, prices, alive, value, cost)
 
 
 def _keep(problem: Problem, prices: OptionPrices, alive: Mask, value: Array, tie: Array) -> Scored:

@@ -19,6 +19,7 @@ from recommender.errors import RecommenderError, UnknownNameError, did_you_mean
 from recommender.models import PerformanceModel, configuration_rows, measured
 from recommender.models.ernest import MINIMUM_POINTS, Ernest, distinct_points
 from recommender.models.yardsticks import BestFixed, ColumnMean, MeasuredOnly, PriceOnly
+from recommender.pricing import BY_NAME, price_option
 from recommender.problem import Problem
 from recommender.ranking import rank
 from recommender.recommendation import NextRun, Recommendation
@@ -137,7 +138,8 @@ class Auto:
     | fewer, some on a candidate                | no                        | random      |
     | none on a candidate                       | no                        | price-only  |
 
-    (`random` recommends the best that was measured.)
+    (`random` recommends the best that was measured. Under it and price-only the next run is the cheapest candidate with
+    another number of vCPUs than those run, until there are three points to fit.)
     """
 
     def choose(self, problem: Problem, runs: Runs) -> Choice:
@@ -165,12 +167,34 @@ class Auto:
         """Return the chosen strategy's answer, which says that it was chosen and why."""
         choice = self.choose(problem, runs)
         answer = strategy(choice.name).recommend(problem, runs)
+        if choice.name in ("random", "price-only"):
+            answer = replace(answer, next_run=_scaling_run(problem, runs))
         name = "random (recommend the best measured)" if choice.name == "random" else choice.name
         return replace(answer, why=f"auto chose {name}: {choice.why}")
 
     def suggest(self, problem: Problem, runs: Runs, *, rng: np.random.Generator | None = None) -> Configuration | None:
-        """Return the chosen strategy's suggestion."""
-        return strategy(self.choose(problem, runs).name).suggest(problem, runs, rng=rng)
+        """Return the chosen strategy's suggestion, or what a scaling model needs."""
+        choice = self.choose(problem, runs)
+        if choice.name in ("random", "price-only"):
+            return _scaling_run(problem, runs)
+        return strategy(choice.name).suggest(problem, runs, rng=rng)
+
+
+def _scaling_run(problem: Problem, runs: Runs) -> NextRun | None:
+    """The cheapest untried candidate per hour with another number of vCPUs in all than those tried."""
+    configurations, offers = problem.configurations, problem.candidates.offers
+    prices = price_option(BY_NAME["on-demand"], offers, problem.catalogue.spot)
+    hourly = np.full(len(configurations), np.inf)
+    np.fmin.at(hourly, offers.configuration, prices.usd_per_hour * offers.nodes)
+    total = (configurations["vcpus"].fillna(1.0) * configurations["node_count"]).to_numpy(float)
+    tried = configuration_rows(problem, runs.frame)
+    left = (PriceOnly().predict(problem, runs).excluded == 0) & np.isfinite(hourly)
+    left &= ~np.isin(total, total[tried[tried >= 0]])
+    if not left.any():
+        return None
+    i = int(np.lexsort((np.arange(len(hourly)), np.where(left, hourly, np.inf)))[0])
+    why = f"the cheapest with another number of vCPUs than those run; {MINIMUM_POINTS} such points show how the workload scales"
+    return NextRun(why=why, **vars(problem.candidates.configuration(i)))
 
 
 TABLE: dict[str, Callable[[], Strategy]] = {

@@ -82,8 +82,10 @@ def smaller_half(values: pd.Series) -> pd.Series:
 
 def _score(job: str, kind: str, train: Runs, seen: pd.DataFrame, unseen: pd.DataFrame, table: pd.DataFrame) -> TypeFit:
     errors, inside, misfit = [], [], False
-    for size, group in unseen.groupby(SIZE):
-        problem, mine = build_problem(train, workload=job, candidates=table, inputs={"size_gib": float(size)})
+    inputs = [c for c in unseen if str(c).startswith("input.")]
+    for values, group in unseen.groupby(inputs):
+        asked = {str(name): float(value) for name, value in zip(inputs, values, strict=True)}
+        problem, mine = build_problem(train, workload=job, candidates=table, inputs=asked)
         prediction = Ernest().predict(problem, mine)
         misfit |= any(w.startswith("misfit") for w in prediction.warnings)
         row = problem.configurations.set_index("node_count").index.get_indexer(group["node_count"])

@@ -121,9 +121,9 @@ def test_a_shell_line_is_run_by_the_shell_only_when_asked(app: typer.Typer, tmp_
         (["--cores", "100000"], "100000 cores were asked for"),
         (["--scales", "0.1,x"], "--scales"),
         (["--scales", "0.1"], "no {scale}"),
-        (["--input", "gib"], "NAME=NUMBER"),
-        (["--input", "gib=big"], "NAME=NUMBER"),
-        (["--input", "gib=1", "--input", "gib=2"], "name of its own"),
+        (["--input", "gib"], "NAME=VALUE"),
+        (["--input", "gib=big"], "NAME=VALUE"),
+        (["--input", "gib=1", "--input", "gib=2"], "given twice"),
         (["--time-limit", "soon"], "'soon' is not a duration"),
     ],
 )

@@ -23,7 +23,8 @@ tables
 runs normalise catalogue
 datasets measurement
 profiling pricing
-candidates
+candidates inputs
+enumeration
 problem recommendation
 models
 scoring

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from recommender.errors import InsufficientEvidenceError
 from recommender.models import EVIDENCE
-from recommender.models.yardsticks import BestFixed, ColumnMean, MeasuredOnly, additive, archive_matrix
+from recommender.models.yardsticks import BestFixed, ColumnMean, MeasuredOnly, additive, archive_cells
 from recommender.problem import Problem, build_problem
 from recommender.recommendation import Recommendation
 from recommender.runs import Runs
@@ -133,7 +133,7 @@ class TestTheAdditiveModel:
 
     def test_the_matrix_averages_repetitions_in_the_logarithm(self) -> None:
         others = table(("w1", "a", 10.0), ("w1", "a", 1000.0), ("w2", "b", 5.0))
-        y = archive_matrix(ask(others=others)[0])
+        y = archive_cells(ask(others=others)[0]).log_runtime
         assert y.shape == (2, 4)
         assert y[0, 0] == pytest.approx(math.log(100.0))
         assert np.isnan(y).sum() == 6
@@ -221,9 +221,6 @@ def test_without_an_archive_they_say_how_to_give_one(name: str) -> None:
 
 
 def test_what_often_failed_for_other_workloads_is_less_likely_to_complete() -> None:
-    from recommender.models.yardsticks import archive_completing
-    from recommender.problem import build_problem
-
     rows = [
         {"workload": f"w{w}", "instance_type": kind, "node_count": 1, "runtime_s": 100.0, "status": status}
         for w in range(3)
@@ -234,4 +231,4 @@ def test_what_often_failed_for_other_workloads_is_less_likely_to_complete() -> N
     )
     problem, _ = build_problem(None, workload="new", archive=[pd.DataFrame(rows)], candidates=pool)
     # (completed + 1)/(runs + 1): 4/4 and 2/4.
-    assert list(archive_completing(problem)) == [1.0, 0.5]
+    assert list(archive_cells(problem).completing) == [1.0, 0.5]

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
-from functools import cache
+from dataclasses import dataclass, replace
+from functools import cache, cached_property
 from importlib.resources import files
 from typing import TYPE_CHECKING, Any
 
@@ -53,6 +53,18 @@ class Catalogue:
     places: pd.DataFrame
     """Index `region`: human `name`, `kind` ('commercial', 'government', 'local zone')."""
 
+    @cached_property
+    def rated(self) -> pd.DataFrame:
+        """Index `family`: `coremark_per_vcpu`, and `borrowed`: no size of the family was measured, and the figure is the
+        median of families with the same CPU model."""
+        import pandas as pd
+
+        cpu = self.types[self.types["cpu_model"] != ""].drop_duplicates("family").set_index("family")["cpu_model"]
+        own = self.speed["coremark_per_vcpu"]
+        lent = cpu[~cpu.index.isin(own.index)].map(own.groupby(cpu.reindex(own.index)).median()).dropna()
+        table = own.to_frame().assign(borrowed=False)
+        return pd.concat([table, lent.to_frame("coremark_per_vcpu").assign(borrowed=True)])
+
     def check_type(self, instance_type: str) -> str:
         """Return the name, or raise `UnknownNameError` naming the nearest one."""
         return _known("instance type", instance_type, self.types.index, "recommender catalogue list")
@@ -76,6 +88,27 @@ class Catalogue:
         self.check_region(region)
         rows = self.prices[(self.prices["instance_type"] == instance_type) & (self.prices["region"] == region)]
         return float(rows["usd_per_hour"].iloc[0]) if len(rows) else None
+
+    def with_prices(self, own: pd.DataFrame) -> Catalogue:
+        """The catalogue with on-demand prices replaced by a price table's; a row without region holds everywhere."""
+        import pandas as pd
+
+        own = own[own["purchase_option"].fillna("on-demand").str.lower() == "on-demand"]
+        for name in own["instance_type"]:
+            self.check_type(name)
+        for region in own["region"].dropna():
+            self.check_region(region)
+        keys = ["instance_type", "region"]
+        everywhere = own.loc[own["region"].isna(), ["instance_type", "usd_per_hour"]]
+        row, column = self.offered.to_numpy(dtype=bool).nonzero()
+        offered = {"instance_type": self.offered.index[row], "region": self.offered.columns[column]}
+        sold = pd.concat([pd.DataFrame(offered), self.prices[keys]]).drop_duplicates()
+        wide = sold.merge(everywhere, on="instance_type")
+        mine = pd.concat([own.loc[own["region"].notna(), [*keys, "usd_per_hour"]], wide]).drop_duplicates(keys)
+        facts = {"provider": "aws", "price_quality": "listed", "source": "own price table", "date": ""}
+        rest = self.prices[~pd.MultiIndex.from_frame(self.prices[keys]).isin(pd.MultiIndex.from_frame(mine[keys]))]
+        prices = pd.concat([rest, mine.assign(**facts)]).sort_values(keys, ignore_index=True)
+        return replace(self, prices=prices[self.prices.columns])
 
     def regions(self) -> pd.DataFrame:
         """One row a region: `region`, `name`, `kind`, `types_offered`, `prices` (types with a price)."""

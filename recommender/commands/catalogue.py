@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from enum import StrEnum
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -75,6 +76,9 @@ def list_command(
         list[str] | None, typer.Option(help="Region code(s), comma separated or repeated.", show_default=False)
     ] = None,
     max_price: Annotated[float | None, typer.Option(help="On-demand USD per hour.", min=0, show_default=False)] = None,
+    prices: Annotated[
+        Path | None, typer.Option(help="Your own prices, which replace the on-demand ones.", show_default=False)
+    ] = None,
     retired: Annotated[bool, typer.Option("--retired", help="Include retired types.")] = False,
     unpriced: Annotated[bool, typer.Option("--unpriced", help="Include offers the price list lacks.")] = False,
     limit: LimitOption = None,
@@ -103,7 +107,12 @@ def list_command(
         max_usd_per_hour=max_price,
         retired=None if retired else False,
     )
-    table = offerings(load_catalogue(), chosen, unpriced=unpriced)
+    catalogue = load_catalogue()
+    if prices is not None:
+        from recommender.tables import PRICES, read_table
+
+        catalogue = catalogue.with_prices(read_table(prices, PRICES))
+    table = offerings(catalogue, chosen, unpriced=unpriced)
     if not len(table):
         typer.echo("no offer meets these conditions", err=True)
     if limit is None and form is Format.TABLE:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import inspect
+import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from enum import StrEnum
@@ -148,17 +149,21 @@ def pairs(items: Iterable[str] | None) -> dict[str, float]:
     Raises
     ------
     InputError
-        When one is not a name, an equals sign and a number.
+        When one is not a name, an equals sign and a finite number, or a name is given twice.
     """
-    result = {}
+    result: dict[str, float] = {}
     for item in items or ():
-        name, equals, value = item.partition("=")
+        name, _, value = item.partition("=")
+        name = name.strip().removeprefix("input.")
         try:
-            if not (name and equals):
-                raise ValueError
-            result[name.strip()] = float(value)
+            number = float(value)
         except ValueError:
-            raise InputError(f"--input {item!r} is not NAME=VALUE with a number, such as scale=1") from None
+            number = math.nan
+        if not name or not math.isfinite(number):
+            raise InputError(f"--input {item!r} is not NAME=VALUE with a number, such as scale=1")
+        if name in result:
+            raise InputError(f"--input {name} is given twice ({result[name]:g} and {number:g}); give it once")
+        result[name] = number
     return result
 
 
@@ -196,10 +201,10 @@ class Asked:
             candidates=o["candidates"],
             prices=o["prices"],
             objective="cost" if o["objective"] is Objective.COST else "runtime",
-            deadline_s=parse_duration(o["deadline"]) if o["deadline"] else None,
+            deadline_s=parse_duration(o["deadline"]) if o["deadline"] is not None else None,
             budget_usd=o["budget"],
             confidence=o["confidence"],
-            purchase=parse_purchase(o["purchase"]) if o["purchase"] else None,
+            purchase=parse_purchase(o["purchase"]) if o["purchase"] is not None else None,
             regions=words(o["region"]) or None,
             max_nodes=o["max_nodes"],
             types=types,
@@ -209,7 +214,7 @@ class Asked:
             inputs=pairs(o["inputs"]),
             usage=Usage(
                 o["runs_per_month"],
-                checkpoint_interval_s=parse_duration(every) if every else None,
+                checkpoint_interval_s=parse_duration(every) if every is not None else None,
                 checkpoint_cost_s=parse_duration(o["checkpoint_cost"]),
             ),
             local_like=o["local_like"],

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
+from recommender.commands.options import pairs
 from recommender.errors import InputError, RecommenderError
 from recommender.units import format_duration, parse_duration
 
@@ -98,7 +99,7 @@ def profile(
         time_limit_s=parse_duration(time_limit) if time_limit is not None else None,
         application=application,
         instance_type=instance_type,
-        inputs=_inputs(input_ or []),
+        inputs=pairs(input_),
         shell=shell,
         thread_env=thread_env,
         show_output=show_output,
@@ -246,20 +247,6 @@ def _numbers(text: str) -> tuple[float, ...]:
         return tuple(float(part) for part in text.split(","))
     except ValueError:
         raise InputError(f"--scales {text!r} is not a list of numbers; write for example --scales 0.05,0.1") from None
-
-
-def _inputs(texts: list[str]) -> dict[str, float]:
-    inputs: dict[str, float] = {}
-    for text in texts:
-        name, _, value = text.partition("=")
-        try:
-            number = float(value)
-        except ValueError:
-            raise InputError(f"--input {text!r} is not NAME=NUMBER, such as size_gib=12.5") from None
-        if not name or name in inputs:
-            raise InputError(f"--input {text!r}: each input needs a name of its own, such as size_gib=12.5")
-        inputs[name] = number
-    return inputs
 
 
 def _note(sentence: str) -> None:

@@ -12,7 +12,9 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
+from scipy.special import ndtri, stdtrit
 
+from recommender.inputs import scale_column
 from recommender.problem import Problem
 from recommender.runs import Runs
 
@@ -23,8 +25,8 @@ MEASURED, MODELLED, TRANSFERRED, ASSUMED = (np.int8(i) for i in range(4))
 
 # Spread of ln(runtime) between repetitions of one configuration, where the runs hold no repetitions, and its weight in
 # degrees of freedom against those they hold. The public C3O runs (5 repetitions of 930 points) give 0.03 to 0.08
-# pooled per job.
-NOISE_PRIOR, NOISE_PRIOR_DOF = 0.05, 4.0
+# pooled per job; the weight is less than their agreement would give it, because other machines may be noisier.
+NOISE_PRIOR, NOISE_PRIOR_DOF = 0.05, 2.0
 
 
 @dataclass(frozen=True)
@@ -45,6 +47,8 @@ class Prediction:
     """0, or 1 + index into `reasons`: the configuration is not to be recommended."""
     reasons: tuple[tuple[str, str], ...] = ()
     """(reason, sentence) of exclusions."""
+    lost: Array | None = None
+    """Runs of the workload that failed or were stopped at this input or a smaller one; None: not counted."""
     preference: Array | None = None
     """Order (lower first) of configurations when no runtime is believed at all."""
     warnings: tuple[str, ...] = ()
@@ -63,41 +67,64 @@ class PerformanceModel(Protocol):
 
 @dataclass(frozen=True)
 class Measured:
-    """What was measured of each configuration at the input asked about; arrays of shape (configurations,)."""
+    """What was measured of each configuration; arrays of shape (configurations,).
+
+    More input takes no less time and fails no less often: a run that failed or was stopped at a smaller input counts at
+    the one asked about, and one that completed a larger input shows that this one can be completed.
+    """
 
     count: Array
-    """Completed runs."""
+    """Runs completed at the input asked about."""
     log_runtime: Array
-    """Mean ln(runtime in s) of the completed runs, NaN if none."""
+    """Mean ln(runtime in s) of those, NaN if none."""
     failures: Array
-    """Runs that failed."""
+    """Runs that failed at this input or a smaller one."""
+    stopped: Array
+    """Runs that were stopped at this input or a smaller one."""
+    survived: Array
+    """Runs completed at inputs no smaller than the smallest at which one failed or was stopped; 0 where none did."""
     censored_log: Array
     """ln of the longest time a run was stopped at without having completed, -inf if none."""
     noise: float
     """Standard deviation of ln(runtime) between repetitions, pooled over all runs."""
 
+    @property
+    def lost(self) -> Array:
+        """Runs that did not complete."""
+        return self.failures + self.stopped
+
 
 def measured(problem: Problem, runs: Runs) -> Measured:
-    """Aggregate the runs that measured a candidate whole (all its vCPUs) at the input asked about."""
+    """Aggregate the runs that measured a candidate whole (all its vCPUs) at the input asked about, or bound it."""
     configurations, frame = problem.configurations, runs.frame
-    at = np.ones(len(frame), dtype=bool)
-    for column, value in problem.inputs.items():
-        at &= np.isclose(frame[column].to_numpy(float), value, rtol=1e-9)
     row = configuration_rows(problem, frame)
     vcpus = configurations["vcpus"].to_numpy()[row]
     used = frame["vcpus"].to_numpy(float)
-    at &= (row >= 0) & (np.isnan(used) | np.isnan(vcpus) | (used >= vcpus))
+    whole = (row >= 0) & (np.isnan(used) | np.isnan(vcpus) | (used >= vcpus))
+    scale = scale_column(runs.inputs)
+    size, asked = np.zeros(len(frame)), 0.0
+    for column, value in problem.inputs.items():
+        if column == scale:
+            size, asked = frame[column].to_numpy(float), value
+        else:
+            whole &= np.isclose(frame[column].to_numpy(float), value, rtol=1e-9)
+    at = whole & np.isclose(size, asked, rtol=1e-9)
+    below = at | (whole & (size < asked))
     status, log_t, n = frame["status"].to_numpy(object), np.log(frame["runtime_s"].to_numpy(float)), len(configurations)
-    done = at & (status == "completed")
+    completed = status == "completed"
+    done, failed, stopped = at & completed, below & (status == "failed"), below & (status == "timed_out")
     count = np.bincount(row[done], minlength=n).astype(float)
     total = np.bincount(row[done], weights=log_t[done], minlength=n)
-    censored = np.full(n, -np.inf)
-    stopped = at & (status == "timed_out")
+    censored, least = np.full(n, -np.inf), np.full(n, np.inf)
     np.maximum.at(censored, row[stopped], log_t[stopped])
+    np.minimum.at(least, row[failed | stopped], size[failed | stopped])
+    beyond = whole & completed & (size >= least[row] * (1 - 1e-9))
     return Measured(
         count=count,
         log_runtime=np.where(count > 0, total / np.maximum(count, 1), np.nan),
-        failures=np.bincount(row[at & (status == "failed")], minlength=n).astype(float),
+        failures=np.bincount(row[failed], minlength=n).astype(float),
+        stopped=np.bincount(row[stopped], minlength=n).astype(float),
+        survived=np.bincount(row[beyond], minlength=n).astype(float),
         censored_log=censored,
         noise=repetition_noise(runs),
     )
@@ -108,27 +135,45 @@ def configuration_rows(problem: Problem, frame: pd.DataFrame) -> npt.NDArray[np.
     keys = problem.candidates.key_columns
     if missing := [k for k in keys if k not in frame]:
         frame = frame.assign(**dict.fromkeys(missing, np.nan))
-    index = pd.MultiIndex.from_frame(problem.configurations[keys].astype(object))
-    return index.get_indexer(pd.MultiIndex.from_frame(frame[keys].astype(object)))
+    index = pd.MultiIndex.from_frame(comparable(problem.configurations[keys]))
+    return index.get_indexer(pd.MultiIndex.from_frame(comparable(frame[keys])))
+
+
+def comparable(keys: pd.DataFrame) -> pd.DataFrame:
+    """Keys that are equal where their values are: one table may hold 32 as a number, the other as text beside `auto`."""
+
+    def plain(value: object) -> object:
+        try:
+            return float(value)  # type: ignore[arg-type]
+        except (TypeError, ValueError):
+            return value
+
+    texts = [c for c in keys if str(c).startswith("param.") and not pd.api.types.is_numeric_dtype(keys[c])]
+    return keys.astype(object).assign(**{str(c): keys[c].map(plain).astype(object) for c in texts})
 
 
 def repetition_noise(runs: Runs) -> float:
-    """Pooled standard deviation of ln(runtime) between repetitions, shrunk to NOISE_PRIOR; never zero."""
+    """Spread of ln(runtime) between repetitions, never zero: pooled variance shrunk to NOISE_PRIOR.
+
+    Scaled from a Student t with the degrees of freedom there are to a normal of equal 10th and 90th percentile, so few
+    repetitions give wide intervals.
+    """
     frame = runs.completed
     keys = ["instance_type", "node_count", "vcpus", *runs.inputs, *runs.params]
     log_t = pd.Series(np.log(frame["runtime_s"].to_numpy(float)), index=frame.index)
     groups = log_t.groupby([frame[k] for k in keys], dropna=False)
     squares = float(((log_t - groups.transform("mean")) ** 2).sum()) if len(frame) else 0.0
-    dof = len(frame) - groups.ngroups if len(frame) else 0
-    return float(np.sqrt((squares + NOISE_PRIOR_DOF * NOISE_PRIOR**2) / (dof + NOISE_PRIOR_DOF)))
+    dof = NOISE_PRIOR_DOF + (len(frame) - groups.ngroups if len(frame) else 0)
+    return float(np.sqrt((squares + NOISE_PRIOR_DOF * NOISE_PRIOR**2) / dof) * stdtrit(dof, 0.9) / ndtri(0.9))
 
 
 def with_measurements(prediction: Prediction, problem: Problem, runs: Runs) -> Prediction:
     """Join a model's belief with what was measured of the very configuration.
 
     Mean and variance are the product of two normals: the model's (its spread less the noise of one run) and that of
-    the mean of k runs, noise²/k. A run that was stopped makes the configuration at least that slow. A configuration
-    whose every run failed or was stopped is excluded; P(completing) is (completed + 1)/(runs + 1) where there are runs.
+    the mean of k runs, noise²/k. A run that was stopped makes the configuration at least that slow. A configuration of
+    which runs were lost and none completed since is excluded; where any were lost, P(completing) is
+    (survived + 1)/(survived + lost + 1).
     """
     seen = measured(problem, runs)
     noise2, k = seen.noise**2, seen.count
@@ -143,15 +188,21 @@ def with_measurements(prediction: Prediction, problem: Problem, runs: Runs) -> P
     )
     variance = np.where(has, np.where(know, weight, 1.0) * noise2 / np.maximum(k, 1) + noise2, prediction.spread**2)
     mean = np.where(np.isfinite(seen.censored_log), np.fmax(mean, seen.censored_log), mean)
-    stopped = np.isfinite(seen.censored_log)
-    bad = ~has & ((seen.failures > 0) | stopped)
+    bad = ~has & (seen.survived == 0) & (seen.lost > 0)
     code = np.int16(len(prediction.reasons) + 1)
-    sentence = f"every run of {int(bad.sum())} configurations failed or was stopped at its time limit"
+    sentence = (
+        f"every run of {int(bad.sum())} configurations at this input, or from some smaller one on, failed or was stopped "
+        "at its time limit"
+        if scale_column(runs.inputs)
+        else f"every run of {int(bad.sum())} configurations failed or was stopped at its time limit"
+    )
+    share = (seen.survived + 1) / (seen.survived + seen.lost + 1)
     return Prediction(
         log_runtime=mean,
         spread=np.sqrt(variance),
         evidence=np.where(has, MEASURED, prediction.evidence).astype(np.int8),
-        completing=np.where(has | bad, (k + 1) / (k + seen.failures + stopped + 1), prediction.completing),
+        completing=np.where(seen.lost > 0, share, np.where(has, 1.0, prediction.completing)),
+        lost=seen.lost,
         family_spread=np.where(has, 0.0, prediction.family_spread),
         # What completed at this input is not excluded by a model that says it could not.
         excluded=np.where(bad & (prediction.excluded == 0), code, np.where(has, 0, prediction.excluded)).astype(

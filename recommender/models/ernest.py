@@ -16,17 +16,19 @@ type has runs enough for its own; a type's family effect is its shrunken mean re
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
+import pandas as pd
 from scipy.optimize import nnls
 from scipy.special import ndtri, stdtrit
 
 from recommender.errors import InsufficientEvidenceError
-from recommender.models import ASSUMED, MODELLED, Array, Prediction, repetition_noise, with_measurements
+from recommender.models import ASSUMED, MODELLED, Array, Prediction, comparable, repetition_noise, with_measurements
 from recommender.models.memory import MemoryLimit
-from recommender.models.points import Points, run_points, target_points
+from recommender.models.points import Points, relative_speed, run_points, target_points
 from recommender.problem import Problem
 from recommender.runs import Runs
 
@@ -43,6 +45,10 @@ FAMILY_SPREAD, CLUSTER_FAMILY_SPREAD = 0.2, 0.4
 LOCAL_SPREAD, UNKNOWN_CPU_SPREAD = 0.1, 0.35
 # A family that was neither run nor has a speed figure: the spread of ln(CoreMark per vCPU) over families is 0.3.
 UNRATED_SPREAD = 0.4
+# A family with the speed figure of families that have the same CPU: what those differ by among themselves.
+BORROWED_SPREAD = 0.07
+# A combination of application parameters without runs enough: a factor of e either way, as for an unknown workload.
+UNSEEN_PARAMETERS_SPREAD = 1.0
 # Further spread at one doubling beyond the measured range: of parallelism, of scale, and of a parallelism never varied
 # (speed-up anywhere between none and perfect: ln 2 / sqrt 12). With 0.15, 80 % intervals of fits to the smaller half of
 # C3O hold 73 % (halves by size) and 89 % (by nodes) of the larger half's points (docs/benchmarks.md).
@@ -167,14 +173,18 @@ def _leave_out(
 def distinct_points(problem: Problem, runs: Runs) -> tuple[int, str]:
     """Number of distinct (scale, total vCPUs) with a completed run, and why it is 0 where the runs cannot be used."""
     try:
-        return run_points(problem, runs, [])[0].distinct, ""
+        return run_points(problem, runs, []).points.distinct, ""
     except InsufficientEvidenceError as error:
         return 0, str(error)
 
 
 @dataclass(frozen=True)
 class Ernest:
-    """Predicts every configuration from one non-negative fit, or a type's own where it has runs enough."""
+    """Predicts every configuration from one non-negative fit, or a type's own where it has runs enough.
+
+    Application parameters are part of a configuration: each combination of them that has runs enough is fitted alone;
+    one that has not is assumed to be like all of them together, with the spread between combinations.
+    """
 
     def predict(self, problem: Problem, runs: Runs) -> Prediction:
         """Runtime of every configuration at the input asked about.
@@ -184,73 +194,142 @@ class Ernest:
         InsufficientEvidenceError
             With fewer than three distinct completed points.
         """
-        warnings: list[str] = []
-        points, relative, unknown, by_vcpu = run_points(problem, runs, warnings)
-        pooled = fit(points)
-        noise = repetition_noise(runs)
-        cluster = bool((points.machines > 1).any())
-        configurations = problem.configurations
-        families = (
-            configurations["family"]
-            .where(configurations["family"] != "", configurations["instance_type"])
-            .to_numpy(object)
-        )
-        target = target_points(problem, points, by_vcpu=by_vcpu)
-        shape = features(*target)
-        effect, effect_sd, seen = _family_effects(points, pooled, families, cluster, unknown)
-        work = shape @ pooled.theta
-        seconds = work / relative * np.exp(effect)
-        spread = _fit_spread(pooled, shape, work, noise)
-        coefficients = np.broadcast_to(pooled.theta, shape.shape).copy()
-        held_out = dict(zip(pooled.key, pooled.held_out_log, strict=True))
-        types = np.unique(points.instance_type)
-        for name in types if len(types) > 1 else ():
-            mine = points.take(points.instance_type == name)
-            here = (configurations["instance_type"] == name).to_numpy()
-            if not here.any() or mine.distinct < OWN_FIT_POINTS:
-                continue
-            own = fit(mine)
-            work = shape[here] @ own.theta
-            seconds[here], spread[here] = work / relative[here], _fit_spread(own, shape[here], work, noise)
-            coefficients[here], effect_sd[here] = own.theta, 0.0
-            held_out |= dict(zip(own.key, own.held_out_log, strict=True))
-        unrated = ~configurations["family"].isin(problem.catalogue.speed.index).to_numpy() & ~seen
-        effect_sd = np.where(unrated, np.hypot(effect_sd, UNRATED_SPREAD), effect_sd)
-        outside = _outside(points, target)
-        warnings.extend(_extrapolations(points, target))
-        alone = (target[1] > 1) & (not cluster)  # nothing says that the program can use more than one machine
-        outside = np.where(alone, np.hypot(outside, UNSEEN_PARALLEL_SPREAD * np.log2(target[1])), outside)
-        seen &= ~alone
-        error = float(np.mean(np.abs(np.expm1(list(held_out.values())))))
-        if error > MISFIT:
-            warnings.append(
-                f"misfit: held-out runs are predicted with {error:.0%} mean error; Ernest's scaling terms do not "
-                "describe this workload well, so measure the configuration you intend to use"
-            )
         memory = MemoryLimit.of(problem, runs)
+        warnings: list[str] = []
+        parts = [
+            (here, _believe(problem, problem.configurations[here], mine, said), said, alike)
+            for here, mine, said, alike in _combinations(problem, runs)
+        ]
+        n = len(problem.configurations)
+        whole = {
+            name: np.empty(n, dtype=getattr(parts[0][1], name).dtype)
+            for name in ("log_runtime", "spread", "evidence", "family_spread")
+        }
+        part_of, position = np.empty(n, dtype=np.intp), np.empty(n, dtype=np.intp)
+        for k, (here, belief, said, alike) in enumerate(parts):
+            for name, values in whole.items():
+                values[here] = getattr(belief, name)
+            if not alike:
+                whole["spread"][here] = np.hypot(belief.spread, UNSEEN_PARAMETERS_SPREAD)
+                whole["evidence"][here] = ASSUMED
+            part_of[here], position[here] = k, np.arange(int(here.sum()))
+            warnings.extend(said)
 
         def binding(i: int) -> str:
-            share = shape[i] * coefficients[i]
-            named = {
-                name: float(sum(share[j] for j, other in enumerate(TERMS) if other == name))
-                for name in dict.fromkeys(TERMS)
-            }
-            largest = max(named, key=lambda name: named[name])
-            return f"{largest} takes {named[largest] / max(share.sum(), 1e-300):.0%} of the time{memory.remark(i)}"
+            said: str = parts[part_of[i]][1].binding(int(position[i])) + memory.remark(i)
+            return said
 
         prediction = Prediction(
-            log_runtime=np.log(np.maximum(seconds, 1e-3)),
-            spread=np.sqrt(spread**2 + effect_sd**2 + outside**2),
-            evidence=np.where(seen, MODELLED, ASSUMED).astype(np.int8),
-            completing=np.ones(len(shape)),
-            family_spread=effect_sd,
+            **whole,
+            completing=np.ones(n),
             excluded=memory.excluded,
             reasons=memory.reasons,
-            warnings=tuple(warnings),
+            warnings=tuple(dict.fromkeys(warnings)),
             binding=binding,
         )
         result = with_measurements(prediction, problem, runs)
         return replace(result, family_spread=np.minimum(result.family_spread, result.spread))
+
+
+def _combinations(problem: Problem, runs: Runs) -> list[tuple[npt.NDArray[np.bool_], Runs, list[str], bool]]:
+    """(configurations, the runs to fit for them, warnings, whether these have the same parameters) by parameters."""
+    params = [c for c in problem.candidates.params if c in runs.frame]
+    everything = np.ones(len(problem.configurations), dtype=bool)
+    if not params:
+        return [(everything, runs, [], True)]
+    both = comparable(pd.concat([problem.configurations[params], runs.frame[params]], ignore_index=True))
+    group = both.groupby(params, dropna=False, sort=True).ngroup().to_numpy()
+    of_candidate, of_run = group[: len(everything)], group[len(everything) :]
+    found: list[tuple[npt.NDArray[np.bool_], Runs, list[str], bool]] = []
+    rest = np.zeros(len(everything), dtype=bool)
+    for k in np.unique(of_candidate):
+        here = of_candidate == k
+        mine = Runs(runs.frame[of_run == k].reset_index(drop=True))
+        if distinct_points(problem, mine)[0] >= MINIMUM_POINTS:
+            found.append((here, mine, [], True))
+        else:
+            rest |= here
+    if rest.any():
+        names = ", ".join(c.removeprefix("param.") for c in params)
+        said = f"{int(rest.sum())} configurations have parameters ({names}) with too few runs of their own: they are assumed to be like all runs together"
+        found.append((rest, runs, [said], len(np.unique(group)) == 1))
+    return found
+
+
+@dataclass(frozen=True)
+class _Belief:
+    """What the fit says of some configurations, before memory and measurements; arrays of shape (those,)."""
+
+    log_runtime: Array
+    spread: Array
+    evidence: npt.NDArray[np.int8]
+    family_spread: Array
+    binding: Callable[[int], str]
+
+
+def _believe(problem: Problem, configurations: pd.DataFrame, runs: Runs, warnings: list[str]) -> _Belief:
+    """Fit the runs and predict `configurations`."""
+    evidence = run_points(problem, runs, warnings)
+    points, pooled, noise = evidence.points, fit(evidence.points), repetition_noise(runs)
+    cluster = bool((points.machines > 1).any())
+    family = configurations["family"]
+    families = family.where(family != "", configurations["instance_type"]).to_numpy(object)
+    relative = relative_speed(problem, family)
+    target = target_points(problem, configurations, evidence)
+    shape = features(*target)
+    effect, effect_sd, seen = _family_effects(points, pooled, families, cluster, evidence.unknown_cpu)
+    work = shape @ pooled.theta
+    seconds = work / relative * np.exp(effect)
+    spread = _fit_spread(pooled, shape, work, noise)
+    coefficients = np.broadcast_to(pooled.theta, shape.shape).copy()
+    held_out = dict(zip(pooled.key, pooled.held_out_log, strict=True))
+    types = np.unique(points.instance_type)
+    for name in types if len(types) > 1 else ():
+        mine = points.take(points.instance_type == name)
+        here = (configurations["instance_type"] == name).to_numpy()
+        if not here.any() or mine.distinct < OWN_FIT_POINTS:
+            continue
+        own = fit(mine)
+        work = shape[here] @ own.theta
+        seconds[here], spread[here] = work / relative[here], _fit_spread(own, shape[here], work, noise)
+        coefficients[here], effect_sd[here] = own.theta, 0.0
+        held_out |= dict(zip(own.key, own.held_out_log, strict=True))
+    borrowed = problem.catalogue.rated["borrowed"].reindex(family).to_numpy(object)
+    unrated = pd.isna(borrowed)
+    lent = pd.Series(borrowed).fillna(False).to_numpy(bool)
+    effect_sd = np.where(
+        ~seen, np.hypot(effect_sd, np.select([unrated, lent], [UNRATED_SPREAD, BORROWED_SPREAD])), effect_sd
+    )
+    outside = np.hypot(_outside(points, target), evidence.other_inputs)
+    warnings.extend(_extrapolations(points, target))
+    alone = (target[1] > 1) & (not cluster)  # nothing says that the program can use more than one machine
+    outside = np.where(alone, np.hypot(outside, UNSEEN_PARALLEL_SPREAD * np.log2(target[1])), outside)
+    seen &= ~alone & (evidence.other_inputs == 0)
+    error = float(np.mean(np.abs(np.expm1(list(held_out.values())))))
+    if error > MISFIT:
+        warnings.append(
+            f"misfit: held-out runs are predicted with {error:.0%} mean error; Ernest's scaling terms do not "
+            "describe this workload well, so measure the configuration you intend to use"
+        )
+
+    def binding(i: int) -> str:
+        share = shape[i] * coefficients[i]
+        named = {
+            name: float(sum(share[j] for j, other in enumerate(TERMS) if other == name))
+            for name in dict.fromkeys(TERMS)
+        }
+        largest = max(named, key=lambda name: named[name])
+        rated = "; no speed figure" if unrated[i] else "; speed figure of families with the same CPU" if lent[i] else ""
+        said = "" if seen[i] else rated
+        return f"{largest} takes {named[largest] / max(share.sum(), 1e-300):.0%} of the time{said}"
+
+    return _Belief(
+        log_runtime=np.log(np.maximum(seconds, 1e-3)),
+        spread=np.sqrt(spread**2 + effect_sd**2 + outside**2),
+        evidence=np.where(seen, MODELLED, ASSUMED).astype(np.int8),
+        family_spread=effect_sd,
+        binding=binding,
+    )
 
 
 def _fit_spread(model: Fit, shape: Array, seconds: Array, noise: float) -> Array:
@@ -273,7 +352,7 @@ def _family_effects(
     residual = np.log(points.runtime_s * points.speed) - np.log(np.maximum(x @ pooled.theta, 1e-9))
     effect, sd = np.zeros(len(families)), np.full(len(families), UNKNOWN_CPU_SPREAD if unknown else prior)
     seen = np.zeros(len(families), dtype=bool)
-    done = ~points.censored
+    done = ~points.censored | (residual > 0)  # a stopped run says what it took at least
     alone = len(set(points.family)) == 1
     local = points.instance_type == "local"
     for family in sorted(set(points.family[done])):

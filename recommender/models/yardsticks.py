@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 import numpy as np
+import numpy.typing as npt
 import pandas as pd
 
 from recommender.errors import InsufficientEvidenceError
@@ -30,8 +31,40 @@ from recommender.runs import Runs
 LEVEL_SPREAD = 1.0
 
 
-def archive_matrix(problem: Problem) -> Array:
-    """y of shape (archive workloads, configurations), workloads in sorted order.
+@dataclass(frozen=True)
+class ArchiveCells:
+    """The archive on the candidates; arrays of shape (contexts, configurations), a context being a workload at one input."""
+
+    log_runtime: Array
+    """y; NaN without a completed run."""
+    bound: Array
+    """ln of the longest time a run was stopped at, -inf if none: y is at least that."""
+    workload: npt.NDArray[np.intp]
+    """Index of each context's workload, shape (contexts,)."""
+    workloads: int
+    """Workloads with a run on a candidate."""
+    completed: Array
+    """Completed runs by configuration."""
+    runs: Array
+    """Runs by configuration."""
+
+    @property
+    def completing(self) -> Array:
+        """P(completing) by configuration: (completed + 1)/(runs + 1), 1 where none was run."""
+        return (self.completed + 1.0) / (self.runs + 1.0)
+
+    def remark(self, i: int) -> str:
+        """What the column of configuration `i` rests on, in words."""
+        has = np.isfinite(self.log_runtime[:, i])
+        stopped = np.unique(self.workload[~has & np.isfinite(self.bound[:, i])]).size
+        lost = int(self.runs[i] - self.completed[i])
+        said = f"mean of {np.unique(self.workload[has]).size} other workloads"
+        said += f", and {stopped} stopped at a time limit" if stopped else ""
+        return said + (f"; {lost} of their {self.runs[i]:.0f} runs did not complete" if lost else "")
+
+
+def archive_cells(problem: Problem) -> ArchiveCells:
+    """The archive's runs of the candidates, workloads and their inputs in sorted order.
 
     Raises
     ------
@@ -43,33 +76,38 @@ def archive_matrix(problem: Problem) -> Array:
             "this strategy reads runs of other workloads and there are none; give --archive RUNS, or a runs table with "
             "several workloads"
         )
-    frame = problem.archive.completed
+    frame = problem.archive.frame
     row = configuration_rows(problem, frame)
     frame, row = frame[row >= 0], row[row >= 0]
-    if not len(frame):
+    done = (frame["status"] == "completed").to_numpy()
+    if not done.any():
         raise InsufficientEvidenceError(
             "no completed run of the archive is of a candidate (same instance type, node count and parameters); "
             "nothing can be transferred"
         )
     workload, names = pd.factorize(frame["workload"].to_numpy(object), sort=True)
-    cell = workload * len(problem.configurations) + row
-    size = len(names) * len(problem.configurations)
-    count = np.bincount(cell, minlength=size)
-    total = np.bincount(cell, weights=np.log(frame["runtime_s"].to_numpy(float)), minlength=size)
-    with np.errstate(invalid="ignore"):
-        return np.where(count > 0, total / np.maximum(count, 1), np.nan).reshape(len(names), -1)
-
-
-def archive_completing(problem: Problem) -> Array:
-    """P(completing) of every configuration over the archive's runs: (completed + 1)/(runs + 1), 1 where none was run."""
-    assert problem.archive is not None
-    frame, n = problem.archive.frame, len(problem.configurations)
-    row = configuration_rows(problem, frame)
-    done = (frame["status"] == "completed").to_numpy()
-    runs = np.bincount(row[row >= 0], minlength=n)
-    completed = np.bincount(row[(row >= 0) & done], minlength=n)
-    share: Array = (completed + 1.0) / (runs + 1.0)
-    return share
+    context = frame.groupby(["workload", *problem.archive.inputs], dropna=False, sort=True).ngroup().to_numpy()
+    several = pd.Series(row[done]).groupby(context[done]).transform("nunique").gt(1)
+    if several.mean() < 0.5:  # inputs that hardly recur: a level for each would leave nothing for the columns
+        context = workload
+    of_context = np.zeros(int(context.max()) + 1, dtype=np.intp)
+    of_context[context] = workload
+    n, shape = len(problem.configurations), (len(of_context), len(problem.configurations))
+    cell, log_t = context * n + row, np.log(frame["runtime_s"].to_numpy(float))
+    count = np.bincount(cell[done], minlength=shape[0] * n)
+    total = np.bincount(cell[done], weights=log_t[done], minlength=shape[0] * n)
+    bound = np.full(shape[0] * n, -np.inf)
+    stopped = (frame["status"] == "timed_out").to_numpy()
+    np.maximum.at(bound, cell[stopped], log_t[stopped])
+    y = np.where(count > 0, total / np.maximum(count, 1), np.nan).reshape(shape)
+    return ArchiveCells(
+        log_runtime=y,
+        bound=bound.reshape(shape),
+        workload=of_context,
+        workloads=len(names),
+        completed=np.bincount(row[done], minlength=n).astype(float),
+        runs=np.bincount(row, minlength=n).astype(float),
+    )
 
 
 @dataclass(frozen=True)
@@ -116,8 +154,8 @@ class ColumnMean:
         InsufficientEvidenceError
             Without an archive of runs on the candidates.
         """
-        y = archive_matrix(problem)
-        level, column, residual = additive(y)
+        cells = archive_cells(problem)
+        level, column, residual = additive(cells.log_runtime, cells.bound)
         seen = measured(problem, runs)
         has = (seen.count > 0) & np.isfinite(column)
         column_spread = float(np.sqrt(np.nanmean(residual**2) + NOISE_PRIOR**2))
@@ -127,8 +165,9 @@ class ColumnMean:
             warnings: tuple[str, ...] = ()
         else:
             own, spread = float(np.mean(level)), float(np.hypot(column_spread, max(LEVEL_SPREAD, float(np.std(level)))))
+            where = "on any candidate at this input" if len(runs.completed) else "on any candidate"
             unrun = (
-                "the workload itself was not run on any candidate: runtimes are those of the archive's typical "
+                f"the workload itself has no completed run {where}: runtimes are those of the archive's typical "
                 "workload, and only their order means anything"
             )
             warnings = (unrun,)
@@ -139,25 +178,34 @@ class ColumnMean:
             log_runtime=own + column,
             spread=np.where(known, spread, np.nan),
             evidence=np.full(len(column), TRANSFERRED, dtype=np.int8),
-            completing=archive_completing(problem),
+            completing=cells.completing,
             warnings=warnings,
-            binding=lambda _: f"mean of {len(y)} other workloads",
+            binding=cells.remark,
         )
         return with_measurements(prediction, problem, runs)
 
 
-def additive(y: Array, sweeps: int = 100) -> tuple[Array, Array, Array]:
-    """Level per row, mean per column (NaN for an empty one) and residuals of y ≈ level + column, by least squares."""
+def additive(y: Array, bound: Array | None = None, sweeps: int = 100) -> tuple[Array, Array, Array]:
+    """Level per row, mean per column (NaN for an empty one) and residuals of y ≈ level + column, by least squares.
+
+    A cell whose runs were all stopped counts as what the fit makes of it, but as `bound` at least.
+    """
     have = np.isfinite(y)
-    z = np.where(have, y, 0.0)
-    rows, columns = have.sum(axis=1), have.sum(axis=0)
+    bound = np.full_like(y, -np.inf) if bound is None else bound
+    # A row that never completed has no level to be held against.
+    censored = ~have & np.isfinite(bound) & np.any(have, axis=1, keepdims=True)
+    used = have | censored
+    floor = np.where(censored, bound, 0.0)
+    z = np.where(have, y, floor)
+    rows, columns = used.sum(axis=1), used.sum(axis=0)
     level, column = np.zeros(len(y)), np.zeros(y.shape[1])
     for _ in range(sweeps):
         before = level
-        column = np.where(columns > 0, (z - have * level[:, None]).sum(axis=0) / np.maximum(columns, 1), 0.0)
-        level = (z - have * column).sum(axis=1) / np.maximum(rows, 1)
+        column = np.where(columns > 0, (z - used * level[:, None]).sum(axis=0) / np.maximum(columns, 1), 0.0)
+        level = (z - used * column).sum(axis=1) / np.maximum(rows, 1)
         if np.allclose(level, before, rtol=0, atol=1e-10):
             break
+        z = np.where(censored, np.maximum(floor, level[:, None] + column), z)
     column = np.where(columns > 0, column, np.nan)
     return level, column, y - level[:, None] - column
 
@@ -166,30 +214,37 @@ def additive(y: Array, sweeps: int = 100) -> tuple[Array, Array, Array]:
 class BestFixed:
     """The one configuration that would have been best for the archive on average, whatever the workload.
 
-    The least mean over workloads of ln(value) less the workload's level wins, value being the runtime or the cost of a
-    run under the first purchase option; configurations that fewer than half the workloads completed come last.
+    The least mean over contexts of ln(value) less the context's level wins, value being the runtime or the cost of a
+    run under the first purchase option; configurations that fewer than half the contexts completed come last.
     """
 
     def predict(self, problem: Problem, runs: Runs) -> Prediction:
-        """Column-mean runtimes, and the fixed order as preference.
+        """The fixed order as preference, and no runtime: what it takes for this workload is not asked.
 
         Raises
         ------
         InsufficientEvidenceError
             Without an archive of runs on the candidates.
         """
-        y = archive_matrix(problem)
-        offers = problem.candidates.offers
+        cells = archive_cells(problem)
+        y, offers = cells.log_runtime, problem.candidates.offers
         value = y
         if problem.objective == "cost":
             prices = price_option(problem.options[0], offers, problem.catalogue.spot)
             usd = np.full(y.shape[1], np.inf)
             np.fmin.at(usd, offers.configuration, prices.usd_per_hour * offers.nodes)
             value = y + np.log(usd)
-        level, _, _ = additive(y)
+        level, _, _ = additive(y, cells.bound)
         normalised = np.where(np.isfinite(value), value - level[:, None], np.nan)
         seen = np.isfinite(normalised).sum(axis=0)
         mean = np.nansum(np.nan_to_num(normalised), axis=0) / np.maximum(seen, 1)
         preference = np.where(seen * 2 >= len(y), mean, np.where(seen > 0, mean + 1e3, np.inf))
-        base = ColumnMean().predict(problem, runs)
-        return replace(base, preference=preference, binding=lambda _: f"best on average over {len(y)} other workloads")
+        blank = nothing_known(problem)
+        lost = with_measurements(blank, problem, runs)
+        return replace(
+            blank,
+            excluded=lost.excluded,
+            reasons=lost.reasons,
+            preference=preference,
+            binding=lambda i: f"best on average: {cells.remark(i)}",
+        )
