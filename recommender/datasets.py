@@ -67,8 +67,8 @@ class Descriptor:
     """`runs`, `candidates` or `figures` -> what it must be."""
     files: Mapping[str, str]
     """Upstream path -> SHA-256 of that file; empty where the data set is taken from the archive."""
-    members: str = ""
-    """Pattern of the paths taken from the commit's archive; empty where plain files are taken."""
+    members: tuple[str, ...] = ()
+    """Patterns of the paths taken from the commit's archive; empty where plain files are taken."""
 
     @property
     def urls(self) -> dict[str, str]:
@@ -112,6 +112,7 @@ def _read_descriptor(path: Path) -> Descriptor:
         fields["notes"] = tuple(fields["notes"])
         fields["tables"] = {name: TableFacts(**facts) for name, facts in fields["tables"].items()}
         fields.setdefault("files", {})
+        fields["members"] = tuple(fields.get("members", ()))
         entry = Descriptor(**fields)
     except (OSError, KeyError, TypeError, tomllib.TOMLDecodeError) as error:
         raise MissingDataError(f"the descriptor {path} cannot be used: {error!r}; reinstall the package") from error
@@ -270,7 +271,7 @@ def _archive_files(entry: Descriptor, sources: Mapping[str, Path]) -> Files:
     (source,) = sources.values()
     try:
         with gzip.open(_open(entry, source)) as stream:
-            yield from archive_members(stream, entry.members)
+            yield from archive_members(stream, *entry.members)
     except (tarfile.TarError, EOFError, zlib.error, gzip.BadGzipFile) as error:
         raise _unusable(entry, sources, f"it is not a whole archive ({error})") from error
     except UnsafeArchiveError as error:
@@ -304,13 +305,13 @@ class _Bounded:
         return content
 
 
-def archive_members(stream: Readable, pattern: str) -> Iterator[tuple[str, bytes]]:
-    """Yield `(path, content)` of the files of an uncompressed tar that match `pattern`, unpacking nothing to disk.
+def archive_members(stream: Readable, *patterns: str) -> Iterator[tuple[str, bytes]]:
+    """Yield `(path, content)` of the files of an uncompressed tar that match a pattern, unpacking nothing to disk.
 
-    Paths are without the archive's top directory. The whole archive is refused (`UnsafeArchiveError`) at the first
+    A pattern's `*` stands for one part of a path, or for some of it. Paths are without the archive's top directory. The whole archive is refused (`UnsafeArchiveError`) at the first
     absolute path, `..`, symbolic or hard link, device, pipe or sparse file, or when its entries exceed 1 GiB.
     """
-    depth = len(PurePosixPath(pattern).parts)
+    depths = {pattern: len(PurePosixPath(pattern).parts) for pattern in patterns}
     total = 0
     bounded: Any = _Bounded(stream, MAX_ARCHIVE_BYTES)
     with tarfile.open(fileobj=bounded, mode="r|") as archive:
@@ -324,7 +325,8 @@ def archive_members(stream: Readable, pattern: str) -> Iterator[tuple[str, bytes
             if member.size < 0 or total > MAX_ARCHIVE_BYTES:
                 raise UnsafeArchiveError("it unpacks to more than 1 GiB")
             inner = PurePosixPath(*path.parts[1:])
-            if member.isreg() and len(inner.parts) == depth and inner.match(pattern):
+            wanted = any(len(inner.parts) == depth and inner.match(pattern) for pattern, depth in depths.items())
+            if member.isreg() and wanted:
                 content = archive.extractfile(member)
                 yield str(inner), content.read() if content is not None else b""
 

@@ -22,7 +22,7 @@ from recommender.resources import resource_dir
 pytestmark = pytest.mark.usefixtures("offline")
 
 ROOT = Path(__file__).resolve().parents[1]
-NAMES = ("c3o", "coremark", "scout", "spot-advisor")
+NAMES = ("c3o", "coremark", "lumos", "lynceus", "scout", "spot-advisor")
 
 
 @pytest.fixture(scope="module")

@@ -24,7 +24,7 @@ from recommender.errors import InputError, MissingDataError, UnknownNameError
 pytestmark = pytest.mark.usefixtures("offline")
 
 ROOT = Path(__file__).resolve().parents[1]
-NAMES = ("c3o", "coremark", "scout", "spot-advisor")
+NAMES = ("c3o", "coremark", "lumos", "lynceus", "scout", "spot-advisor")
 MEMBERS = "data/*/report.json"
 
 
@@ -176,6 +176,13 @@ def entry(name: str, *, kind: bytes = tarfile.REGTYPE, size: int = 2, **pax: str
 def test_members_that_match_are_read_without_the_top_directory() -> None:
     tar = tar_of(entry("top", kind=tarfile.DIRTYPE), entry("top/data/a/report.json"), entry("top/data/a/b/report.json"))
     assert list(archive_members(io.BytesIO(tar), MEMBERS)) == [("data/a/report.json", b"{}")]
+
+
+def test_members_may_match_any_of_several_patterns_each_of_its_own_depth() -> None:
+    paths = ("top/a/report.json", "top/a/b/report.json", "top/a/b/c/report.json", "top/a/b/sar.csv")
+    tar = tar_of(*(entry(path) for path in paths))
+    found = [path for path, _ in archive_members(io.BytesIO(tar), "*/report.json", "a/*/sar.csv", "*/*/*/report.json")]
+    assert found == ["a/report.json", "a/b/c/report.json", "a/b/sar.csv"]
 
 
 @pytest.mark.parametrize(

@@ -1,27 +1,17 @@
-"""Upstream files of the public data sets -> rows of this project's tables. Pure: bytes in, rows out.
-
-Every function takes `(path, content)` pairs, the path relative to the upstream repository's root, and returns
-`{table name: rows}`, the table names being `runs`, `candidates` and `figures`. Rows are sorted, so the order in
-which an archive lists its files does not matter. A missing value is `None`, never 0.
-"""
+"""Jobs measured on clusters of EC2 machines: Scout, C3O, Lynceus."""
 
 from __future__ import annotations
 
 import csv
 import io
 import json
-import re
 import statistics
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Mapping
+from datetime import datetime, timedelta
 from pathlib import PurePosixPath
-from typing import Any
 
-Row = dict[str, Any]
-Files = Iterable[tuple[str, bytes]]
-Tables = dict[str, list[Row]]
-
-BYTES_PER_GIB = 2**30
+from recommender.normalise.rows import BYTES_PER_GIB, Files, Row, Tables
 
 SCOUT_LIMIT_S = 7200.0
 """Scout stopped every run after two hours."""
@@ -129,52 +119,67 @@ def c3o(files: Files) -> Tables:
     return {"runs": runs, "candidates": [candidates[key] for key in sorted(candidates)]}
 
 
-def coremark(files: Files) -> Tables:
-    """CoreMark and a video encoding on each EC2 type: scores of the whole machine; divide by `vcpus` to compare."""
-    figures: list[Row] = []
-    for _, content in files:
-        for instance_type, record in json.loads(content).items():
-            encoding = record["ffmpeg"] or {}
-            figures.append(
+LYNCEUS_LIMIT_S = 600.0
+LYNCEUS_ACCURACY = 0.85
+"""A training run succeeds when the network reaches this accuracy within the limit."""
+
+LYNCEUS_TYPES: Mapping[str, tuple[float, int, float]] = {
+    "t2.small": (0.023, 1, 2.0),
+    "t2.medium": (0.0464, 2, 4.0),
+    "t2.xlarge": (0.1856, 4, 16.0),
+    "t2.2xlarge": (0.3712, 8, 32.0),
+}
+"""Instance type -> USD an hour on demand in Ohio when Lynceus was measured (2018), vCPUs, memory in GiB."""
+
+
+def lynceus(files: Files) -> Tables:
+    """3 TensorFlow jobs x 384 configurations of t2 workers and of the training itself, one run each.
+
+    `node_count` is the number of workers w. A run rents two more machines of their type, a parameter server (`n_ps`,
+    1 in every row) and one that measures the accuracy every 30 s. `usd_per_hour`, which is per node, therefore is
+    price x (w + 2) / w, so that runtime x usd_per_hour x node_count is `cost_usd`, the whole bill.
+
+    A run is `completed` when it reached the accuracy within the limit, `timed_out` otherwise: its time, 600 s and
+    more, is how long it ran (upstream's own code extrapolates it by 0.85 / accuracy; nothing is extrapolated here).
+    `metric.accuracy` is the accuracy when it ended. The timestamp is the end of the run in UTC (it equals the time
+    in the record's identifier), `started_at` that less the runtime.
+    """
+    runs: list[Row] = []
+    candidates: dict[tuple[object, ...], Row] = {}
+    for path, content in files:
+        job = PurePosixPath(path).stem.split("_")[1]
+        for row in csv.DictReader(io.StringIO(content.decode())):
+            instance_type, workers = row["vm_flavor"], int(row["n_workers"])
+            usd_per_hour, vcpus, memory_gib = LYNCEUS_TYPES[instance_type]
+            runtime_s, accuracy = float(row["training_time"]), float(row["acc"])
+            machines = workers + int(row["n_ps"]) + 1
+            in_time = accuracy >= LYNCEUS_ACCURACY and runtime_s <= LYNCEUS_LIMIT_S
+            ended_at = datetime.strptime(row["timestamp"], "%Y-%m-%d %H:%M:%S")
+            configuration = {
+                "instance_type": instance_type,
+                "node_count": workers,
+                "param.learning_rate": float(row["learning_rate"]),
+                "param.batch_size": int(row["batch_size"]),
+                "param.synchronism": row["synchronism"],
+            }
+            runs.append(
                 {
-                    "instance_type": instance_type,
-                    "vcpus": record["cpu"]["threads"],
-                    "coremark_iterations_s": record["coremark"]["iterations_second"],
-                    "coremark_time_s": record["coremark"]["total_time_seconds"],
-                    "ffmpeg_frames_s": encoding.get("fps"),
-                    "memory_mib": record["memory"]["total_mb"],
-                    "cpu_model": record["cpu"].get("model"),
-                    "ran_at": re.sub(r"\.\d+Z$", "Z", record["ran_at"]),
+                    "workload": job,
+                    "application": job,
+                    **configuration,
+                    "runtime_s": runtime_s,
+                    "status": "completed" if in_time else "timed_out",
+                    "cost_usd": runtime_s / 3600 * usd_per_hour * machines,
+                    "started_at": f"{ended_at - timedelta(seconds=round(runtime_s)):%Y-%m-%dT%H:%M:%SZ}",
+                    "metric.accuracy": accuracy,
+                    "metric.iterations": int(row["total_iterations"]),
                 }
             )
-    return {"figures": sorted(figures, key=lambda row: row["instance_type"])}
-
-
-def spot_advisor(files: Files) -> Tables:
-    """Saving against on-demand (percent; negative = dearer) and interruption band (0 to 4) of each spot offering."""
-    figures = [
-        {"region": region, "instance_type": kind, "os": system, "saving_percent": entry["s"], "band": entry["r"]}
-        for _, content in files
-        for region, systems in json.loads(content)["spot_advisor"].items()
-        for system, kinds in systems.items()
-        for kind, entry in kinds.items()
-    ]
-    return {"figures": sorted(figures, key=lambda row: (row["region"], row["instance_type"], row["os"]))}
-
-
-NORMALISERS: Mapping[str, Callable[[Files], Tables]] = {
-    "scout": scout,
-    "c3o": c3o,
-    "coremark": coremark,
-    "spot-advisor": spot_advisor,
-}
-"""Name of a data set -> what turns its upstream files into tables."""
-
-
-def table_csv(rows: list[Row]) -> bytes:
-    """Return `rows` as the CSV whose SHA-256 a descriptor states: UTF-8, LF, shortest exact floats, empty = missing."""
-    text = io.StringIO()
-    writer = csv.DictWriter(text, fieldnames=list(rows[0]), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    return text.getvalue().encode()
+            candidates[tuple(configuration.values())] = {
+                **configuration,
+                "usd_per_hour": usd_per_hour * machines / workers,
+                "vcpus": vcpus,
+                "memory_gib": memory_gib,
+            }
+    runs.sort(key=lambda run: (run["workload"], *(run[name] for name in configuration)))
+    return {"runs": runs, "candidates": [candidates[key] for key in sorted(candidates)]}
