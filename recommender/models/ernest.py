@@ -51,7 +51,7 @@ BORROWED_SPREAD = 0.07
 UNSEEN_PARAMETERS_SPREAD = 1.0
 # Further spread at one doubling beyond the measured range: of parallelism, of scale, and of a parallelism never varied
 # (speed-up anywhere between none and perfect: ln 2 / sqrt 12). With 0.15, 80 % intervals of fits to the smaller half of
-# C3O hold 80 % (halves by size) and 90 % (by nodes) of the larger half's points (docs/benchmarks.md).
+# C3O hold 80 % (halves by size) and 89 % (by nodes) of the larger half's points (docs/benchmarks.md).
 PARALLEL_SPREAD, SCALE_SPREAD, UNSEEN_PARALLEL_SPREAD = 0.15, 0.15, float(np.log(2) / np.sqrt(12))
 
 
