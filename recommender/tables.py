@@ -217,7 +217,7 @@ def _checked_header(raw: RawTable, schema: TableSchema) -> list[Column]:
             start = name[:60]
             tail = start.split(".", 1)[-1]
             families = [f.prefix + tail for f in schema.prefixes if _is_text(name) and not name.startswith(f.prefix)]
-            near = did_you_mean(start, [*known, *families])
+            near = did_you_mean(start, [*known, *(families if "." in start else families[:1])])
             headed = any(isinstance(other, str) and schema.column(other.strip()) for other in raw.header)
             problem = f"unknown column of a {schema.what}{near}" if headed else "no known column in the header"
             raise UnknownNameError(f"{where}: {problem}; allowed: {schema.sentence}")

@@ -166,7 +166,7 @@ def test_interrupting_ends_the_command_keeps_the_runs_and_tells_by_the_exit_code
             assert process.poll() is None
             time.sleep(0.01)
         process.send_signal(number)
-        _, errors = process.communicate(timeout=30)
+        _, errors = process.communicate(timeout=120)
     assert process.returncode == code, errors
     assert len(read_runs(out)) == 1
     last = int(mark.read_text().split()[-1])

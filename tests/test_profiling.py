@@ -38,7 +38,7 @@ def _profile(code: str, out: Path, *arguments: str, **options: object) -> Runs:
 
 def test_a_run_is_recorded_with_its_conditions(tmp_path: Path) -> None:
     frame = _profile(
-        "import sys; print(sys.argv)",
+        "import sys, time; print(sys.argv); time.sleep(0.5)",
         tmp_path / "r.csv",
         "{scale}",
         scales=[0.25],
@@ -151,7 +151,7 @@ def test_memory_of_several_processes_adds_up_and_what_they_share_counts_once(tmp
         "for _ in range(2):\n"
         "    pid = os.fork()\n"
         "    if not pid:\n"
-        "        own = bytearray(100 << 20); own[::4096] = b'x' * len(own[::4096]); time.sleep(0.8); os._exit(0)\n"
+        "        own = bytearray(100 << 20); own[::4096] = b'x' * len(own[::4096]); time.sleep(3); os._exit(0)\n"
         "    children.append(pid)\n"
         "for pid in children: os.waitpid(pid, 0)"
     )
