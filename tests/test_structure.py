@@ -26,6 +26,7 @@ profiling pricing
 candidates
 problem recommendation
 models
+search
 scoring
 ranking
 strategies
@@ -36,7 +37,7 @@ __main__
 """
 LINE = {name: number for number, line in enumerate(ORDER.split("\n")) for name in line.split()}
 MOST_LINES = 400
-HEAVY = ("matplotlib", "numpy", "pandas", "pyarrow", "rich", "scipy", "sklearn")
+HEAVY = ("matplotlib", "numpy", "pandas", "pyarrow", "rich", "scipy", "sklearn", "skopt")
 
 
 def top(path: Path) -> str:
