@@ -7,7 +7,7 @@ A strategy is two pure functions of the evidence. Third parties add theirs throu
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from importlib.metadata import entry_points
 from typing import Protocol
 
@@ -20,12 +20,14 @@ from recommender.models import PerformanceModel, Prediction, configuration_rows,
 from recommender.models.completing import tried
 from recommender.models.ernest import MINIMUM_POINTS, Ernest, distinct_points
 from recommender.models.gaussian_process import GaussianProcess
+from recommender.models.trees import BaggedTrees
 from recommender.models.yardsticks import BestFixed, ColumnMean, MeasuredOnly, PriceOnly
 from recommender.problem import Problem
 from recommender.ranking import rank
 from recommender.recommendation import NextRun, Recommendation
 from recommender.runs import Runs
 from recommender.search.acquisition import Acquisition, ConstrainedImprovement, proposal
+from recommender.search.bandit import CloudBandit
 from recommender.search.designs import ConfirmBest, InitialDesign, QuasiRandom, Uniform
 from recommender.search.stopping import Never, SmallImprovement, StoppingRule
 
@@ -55,11 +57,11 @@ class ModelBased:
     """What it does, in one sentence."""
     model: PerformanceModel
     """(problem, runs) -> prediction."""
-    design: InitialDesign | None = ConfirmBest()
+    design: InitialDesign | None = field(default_factory=ConfirmBest)
     """What to measure, before the acquisition is asked if there is one; None: nothing ever is."""
     acquisition: Acquisition | None = None
     """What to measure once the design is exhausted; None: nothing."""
-    stop: StoppingRule = Never()
+    stop: StoppingRule = field(default_factory=Never)
     """When the acquisition's choice is not worth its run."""
 
     def recommend(self, problem: Problem, runs: Runs) -> Recommendation:
@@ -167,6 +169,18 @@ class Auto:
         return strategy(self.choose(problem, runs).name).suggest(problem, runs, rng=rng)
 
 
+def trees() -> ModelBased:
+    """Expected improvement on bagged gradient-boosted trees; the stop is CherryPick's."""
+    return ModelBased(
+        "trees",
+        "expected improvement on bagged gradient-boosted trees (Bilal et al. 2020)",
+        BaggedTrees(),
+        QuasiRandom(3),
+        ConstrainedImprovement(),
+        SmallImprovement(0.10),
+    )
+
+
 TABLE: dict[str, Callable[[], Strategy]] = {
     "auto": Auto,
     "ernest": lambda: ModelBased(
@@ -187,6 +201,12 @@ TABLE: dict[str, Callable[[], Strategy]] = {
         QuasiRandom(2),
         ConstrainedImprovement(constrained=False),
         SmallImprovement(0.06),
+    ),
+    "trees": trees,
+    "cloudbandit": lambda: CloudBandit(
+        "cloudbandit",
+        "a bandit over providers (or instance families), searching with trees in each (Lazuka et al. 2022)",
+        replace(trees(), stop=Never()),
     ),
     "price-only": lambda: ModelBased(
         "price-only", "cheapest per hour among the candidates; runtimes are not considered", PriceOnly(), None

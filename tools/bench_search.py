@@ -117,7 +117,18 @@ def compare(made: dict[str, Any], given: argparse.Namespace) -> pd.DataFrame:
     data = fetch_dataset("scout", mirror=given.mirror, cache=given.cache)
     frame = data.runs.frame
     tasks = [
-        Task(n, m, w, frame[frame["workload"] == w], data.candidates, given.steps, given.seeds, given.objective, given.deadline, given.stop)
+        Task(
+            n,
+            m,
+            w,
+            frame[frame["workload"] == w],
+            data.candidates,
+            given.steps,
+            given.seeds,
+            given.objective,
+            given.deadline,
+            given.stop,
+        )
         for n, m in made.items()
         for w in data.runs.workloads
     ]

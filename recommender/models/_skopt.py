@@ -60,13 +60,15 @@ class Posterior:
         return np.concatenate(found)
 
 
-def fit(x: Array, y: Array, noise_variance: Array, group: npt.NDArray[np.intp], *, slices: int, rng: np.random.Generator) -> Posterior:
+def fit(
+    x: Array, y: Array, noise_variance: Array, group: npt.NDArray[np.intp], *, slices: int, rng: np.random.Generator
+) -> Posterior:
     """Condition a process on data.
 
     `slices` 0: MAP hyper-parameters; else that many draws of them by slice sampling, started at the MAP.
     """
-    from skopt.learning import GaussianProcessRegressor
-    from skopt.learning.gaussian_process.kernels import ConstantKernel, Matern
+    from skopt.learning import GaussianProcessRegressor  # type: ignore[import-untyped]
+    from skopt.learning.gaussian_process.kernels import ConstantKernel, Matern  # type: ignore[import-untyped]
 
     # φ = (ln s², ln ℓ of each group) -> θ, linear.
     expand = np.zeros((1 + x.shape[1], 2 + int(group.max())))
@@ -99,7 +101,9 @@ def fit(x: Array, y: Array, noise_variance: Array, group: npt.NDArray[np.intp], 
     best = regressor(centre, maximise)
     if not slices:
         return Posterior((best,))
-    start = np.array([best.kernel_.theta[0], *(best.kernel_.theta[1:][group == g][0] for g in range(expand.shape[1] - 1))])
+    start = np.array(
+        [best.kernel_.theta[0], *(best.kernel_.theta[1:][group == g][0] for g in range(expand.shape[1] - 1))]
+    )
 
     def log_posterior(phi: Array) -> float:
         z = (phi - centre) / width
@@ -149,7 +153,7 @@ class _Believed:
 
 def expected_improvement(mean: Array, spread: Array, best: float) -> Array:
     """EI = (m − μ) Φ(z) + σ φ(z), z = (m − μ)/σ, of N(μ, σ²) below m (Jones et al. 1998, eq. 15); 0 where σ is 0."""
-    from skopt.acquisition import gaussian_ei
+    from skopt.acquisition import gaussian_ei  # type: ignore[import-untyped]
 
     result: Array = gaussian_ei(np.zeros((len(mean), 1)), _Believed(mean, spread), y_opt=best, xi=0.0)
     return np.maximum(result, 0.0)

@@ -14,11 +14,19 @@ a failure but a lower bound on a runtime (`Measured.censored_log`).
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import numpy.typing as npt
+from scipy.special import erfcx, ndtr
 
-from recommender.models import Array, Measured
+from recommender.models import Array, Measured, Prediction, nothing_known
+from recommender.models.memory import MemoryLimit
 from recommender.problem import Problem
+from recommender.runs import Runs
+
+NEWS = 0.99
+"""A stopped run whose limit was passed with at least this probability anyway says nothing."""
 
 
 def completing(problem: Problem, seen: Measured) -> Array:
@@ -49,8 +57,7 @@ def completing(problem: Problem, seen: Measured) -> Array:
 
 def _at_least(a: Array, b: Array) -> npt.NDArray[np.bool_]:
     """Whether configuration i of `a` has at least the memory of j of `b`, per node and in all; shape (i, j)."""
-    more: npt.NDArray[np.bool_] = (a[:, :, None] >= b[:, None, :]).all(axis=0)
-    return more
+    return np.asarray((a[:, :, None] >= b[:, None, :]).all(axis=0))
 
 
 def tried(seen: Measured) -> npt.NDArray[np.bool_]:
@@ -65,10 +72,20 @@ def truncated_normal(mean: Array, spread: Array, bound: Array) -> tuple[Array, A
     With a = (bound − mean)/spread and h = φ(a)/(1 − Φ(a)): mean + spread h, spread² (1 + a h − h²). By the scaled
     complementary error function, so that it holds far in the tail.
     """
-    from scipy.special import erfcx, ndtr
-
     a = (bound - mean) / spread
     with np.errstate(over="ignore"):
         h = np.where(a > -30.0, np.sqrt(2.0 / np.pi) / erfcx(np.maximum(a, -30.0) / np.sqrt(2.0)), 0.0)
     variance = spread**2 * np.clip(1.0 + a * h - h**2, 1e-6, 1.0)
     return mean + spread * h, variance, np.asarray(ndtr(-a))
+
+
+def search_base(problem: Problem, runs: Runs, seen: Measured) -> Prediction:
+    """What every search model starts from: no runtime believed, memory needed, and the chance of completing."""
+    memory = MemoryLimit.of(problem, runs)
+    return replace(
+        nothing_known(problem),
+        completing=completing(problem, seen),
+        excluded=memory.excluded,
+        reasons=memory.reasons,
+        binding=lambda i: memory.remark(i).removeprefix("; "),
+    )

@@ -21,16 +21,12 @@ from enum import Enum
 import numpy as np
 import numpy.typing as npt
 
-from recommender.models import MEASURED, MODELLED, Array, Measured, Prediction, measured, nothing_known, with_measurements
+from recommender.models import MEASURED, MODELLED, Array, Measured, Prediction, measured, with_measurements
 from recommender.models._skopt import Posterior, fit
-from recommender.models.completing import completing, truncated_normal
+from recommender.models.completing import NEWS, search_base, truncated_normal
 from recommender.models.features import Features, features
-from recommender.models.memory import MemoryLimit
 from recommender.problem import Problem
 from recommender.runs import Runs
-
-NEWS = 0.99
-"""A stopped run whose limit was passed with at least this probability anyway says nothing."""
 
 
 class Offset(Enum):
@@ -113,15 +109,3 @@ class GaussianProcess:
         rows = np.concatenate([rows, stopped[news]])
         target = np.concatenate([target, above[news] + centre])
         return condition(rows, target, np.concatenate([variance, left[news] + noise**2])), centre
-
-
-def search_base(problem: Problem, runs: Runs, seen: Measured) -> Prediction:
-    """What every search model starts from: no runtime believed, memory needed, and the chance of completing."""
-    memory = MemoryLimit.of(problem, runs)
-    return replace(
-        nothing_known(problem),
-        completing=completing(problem, seen),
-        excluded=memory.excluded,
-        reasons=memory.reasons,
-        binding=lambda i: memory.remark(i).removeprefix("; "),
-    )

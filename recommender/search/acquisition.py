@@ -104,9 +104,8 @@ def values(problem: Problem, prediction: Prediction) -> Values:
     return Values(mean, (high - low) / 2.0, feasible)
 
 
-def incumbent(problem: Problem, runs: Runs) -> float | None:
-    """ln of the best objective among configurations measured to meet deadline and budget; None if there is none."""
-    log_runtime = measured(problem, runs).log_runtime
+def feasible_values(problem: Problem, log_runtime: Array) -> Array:
+    """ln of the objective where a run of exp(log_runtime) s meets deadline and budget, inf elsewhere and where NaN."""
     value = log_objective(problem, log_runtime[None], objective=problem.objective)[0]
     ok = np.isfinite(value)
     if problem.deadline_s is not None:
@@ -114,7 +113,14 @@ def incumbent(problem: Problem, runs: Runs) -> float | None:
     if problem.budget_usd is not None:
         cost = log_objective(problem, log_runtime[None], objective="cost")[0]
         ok &= np.nan_to_num(cost, nan=np.inf) <= np.log(problem.budget_usd)
-    return float(value[ok].min()) if ok.any() else None
+    return np.where(ok, value, np.inf)
+
+
+def incumbent(problem: Problem, runs: Runs) -> tuple[float, int] | None:
+    """ln of the best objective among configurations measured to meet the constraints, and its row; None if none does."""
+    value = feasible_values(problem, measured(problem, runs).log_runtime)
+    row = int(value.argmin())
+    return (float(value[row]), row) if np.isfinite(value[row]) else None
 
 
 @dataclass(frozen=True)
@@ -137,9 +143,9 @@ class ConstrainedImprovement:
             return Scores(score, None, None, "most likely to meet the constraints, which nothing measured does")
         known = np.isfinite(believed.mean)
         gain = np.full(len(known), np.nan)
-        gain[known] = expected_improvement(believed.mean[known], believed.spread[known], best)
+        gain[known] = expected_improvement(believed.mean[known], believed.spread[known], best[0])
         score = gain * believed.feasible
-        return Scores(score, -np.expm1(-score), float(np.exp(best)), "largest expected improvement")
+        return Scores(score, -np.expm1(-score), float(np.exp(best[0])), "largest expected improvement")
 
 
 def unconstrained(problem: Problem) -> Problem:

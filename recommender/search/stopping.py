@@ -169,9 +169,7 @@ def no_candidate_cheaper(
             if best is None
             else "a guarantee needs a model that offers joint draws, such as cherrypick's; this one does not"
         )
-    seen = measured(problem, runs)
-    own = log_objective(problem, seen.log_runtime[None], objective=problem.objective)[0]
-    holder = int(np.flatnonzero(own == best)[0])
+    holder = best[1]
     mean, slope = _line(problem, prediction, problem.objective)
     room = np.log1p(-percent / 100.0)
     latent = prediction.latent * slope
@@ -236,5 +234,7 @@ def expected_run_usd(problem: Problem, prediction: Prediction, row: int) -> floa
     usd = float(run_cost_usd(problem, prediction.log_runtime)[row])
     if not np.isfinite(usd):
         label = problem.candidates.configuration(row).label
-        raise InputError(f"the cost of a run of {label} is not known, and a search that counts money needs it; give --prices")
+        raise InputError(
+            f"the cost of a run of {label} is not known, and a search that counts money needs it; give --prices"
+        )
     return usd
