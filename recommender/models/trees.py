@@ -36,10 +36,10 @@ PRIOR_SPREAD, PRIOR_DOF = 0.5, 2.0
 class BaggedTrees:
     """Bootstrap of gradient-boosted regression trees."""
 
-    members: int = 20
-    stages: int = 40
+    members: int = 12
+    stages: int = 30
     """Boosting stages of a member."""
-    rate: float = 0.15
+    rate: float = 0.2
     depth: int = 2
 
     def predict(self, problem: Problem, runs: Runs) -> Prediction:
