@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from dataclasses import dataclass, replace
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -50,7 +51,16 @@ def ask(mine: pd.DataFrame, **options: Any) -> tuple[Problem, Runs]:
     """The problem with some rows measured."""
     columns = [c for c in ("instance_type", "node_count", "runtime_s", "status") if c in mine]
     runs = mine[columns].assign(workload="w") if len(mine) else None
-    return build_problem(runs, workload="w", **{"candidates": table().drop(columns="runtime_s"), **options})
+    if options:
+        return build_problem(runs, workload="w", **{"candidates": table().drop(columns="runtime_s"), **options})
+    problem, none = blank()
+    return problem, Runs.from_frame(runs) if runs is not None else none
+
+
+@cache
+def blank() -> tuple[Problem, Runs]:
+    """The problem before any run."""
+    return build_problem(None, workload="w", candidates=table().drop(columns="runtime_s"))
 
 
 def play(made: Any, steps: int, source: pd.DataFrame) -> list[str]:
