@@ -7,7 +7,7 @@ A strategy is two pure functions of the evidence. Third parties add theirs throu
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from importlib.metadata import entry_points
 from typing import Protocol
 
@@ -16,14 +16,21 @@ import pandas as pd
 
 from recommender.candidates import Configuration
 from recommender.errors import RecommenderError, UnknownNameError, did_you_mean
-from recommender.models import PerformanceModel, configuration_rows, measured
+from recommender.models import PerformanceModel, Prediction, configuration_rows, measured
+from recommender.models.completing import tried
 from recommender.models.ernest import MINIMUM_POINTS, Ernest, distinct_points
+from recommender.models.gaussian_process import GaussianProcess
+from recommender.models.trees import BaggedTrees
 from recommender.models.yardsticks import BestFixed, ColumnMean, MeasuredOnly, PriceOnly
 from recommender.pricing import BY_NAME, price_option
 from recommender.problem import Problem
 from recommender.ranking import rank
 from recommender.recommendation import NextRun, Recommendation
 from recommender.runs import Runs
+from recommender.search.acquisition import Acquisition, ConstrainedImprovement, proposal
+from recommender.search.bandit import CloudBandit
+from recommender.search.designs import ConfirmBest, InitialDesign, QuasiRandom, Uniform
+from recommender.search.stopping import Never, SmallImprovement, StoppingRule
 
 ENTRY_POINT_GROUP = "recommender.strategies"
 
@@ -40,49 +47,10 @@ class Strategy(Protocol):
         ...
 
 
-class InitialDesign(Protocol):
-    """What to measure, given what was measured."""
-
-    def propose(
-        self, problem: Problem, runs: Runs, rng: np.random.Generator, best: Recommendation | None
-    ) -> Configuration | None:
-        """Return the configuration to measure next, or None."""
-        ...
-
-
-@dataclass(frozen=True)
-class ConfirmBest:
-    """Measure what is recommended until it is measured and no unmeasured rival can be mistaken for it."""
-
-    def propose(
-        self, problem: Problem, runs: Runs, rng: np.random.Generator, best: Recommendation | None
-    ) -> Configuration | None:
-        """Return the recommendation's own next run."""
-        return best.next_run if best else None
-
-
-@dataclass(frozen=True)
-class Uniform:
-    """Measure unmeasured candidates in random order until none is left."""
-
-    def propose(
-        self, problem: Problem, runs: Runs, rng: np.random.Generator, best: Recommendation | None
-    ) -> Configuration | None:
-        """Return an unmeasured configuration, each with equal probability."""
-        configurations = problem.configurations
-        tried = np.zeros(len(configurations), dtype=bool)
-        rows = configuration_rows(problem, runs.frame)
-        tried[rows[rows >= 0]] = True
-        left = np.flatnonzero(~tried)
-        if not len(left):
-            return None
-        i = int(rng.choice(left))
-        return NextRun(why="chosen at random", **vars(problem.candidates.configuration(i)))
-
-
 @dataclass(frozen=True)
 class ModelBased:
-    """A model that believes, and a design that says what to measure."""
+    """A model that believes, a design that says what to measure first, and, for a search, what to measure next and when
+    to stop."""
 
     name: str
     """The strategy's name."""
@@ -90,26 +58,54 @@ class ModelBased:
     """What it does, in one sentence."""
     model: PerformanceModel
     """(problem, runs) -> prediction."""
-    design: InitialDesign | None = ConfirmBest()
-    """What to measure; None: nothing ever is."""
+    design: InitialDesign | None = field(default_factory=ConfirmBest)
+    """What to measure, before the acquisition is asked if there is one; None: nothing ever is."""
+    acquisition: Acquisition | None = None
+    """What to measure once the design is exhausted; None: nothing."""
+    stop: StoppingRule = field(default_factory=Never)
+    """When the acquisition's choice is not worth its run."""
 
     def recommend(self, problem: Problem, runs: Runs) -> Recommendation:
-        """Return the ranked answer; `next_run` is empty for a strategy that measures nothing."""
+        """Return the ranked answer; `next_run` is what `suggest` proposes, None for a strategy that measures nothing."""
         runs = canonical(runs)
-        return rank(
-            problem,
-            self.model.predict(problem, runs),
-            strategy=self.name,
-            why=self.why,
-            measure=self.design is not None,
-        )
+        prediction = self.model.predict(problem, runs)
+        searches = self.acquisition is not None
+        measure = self.design is not None and not searches
+        answer = rank(problem, prediction, strategy=self.name, why=self.why, measure=measure)
+        if not searches:
+            return answer
+        found, stopped = self._search(problem, runs, prediction, problem.random(runs))
+        notes = (f"nothing more is worth measuring: {stopped}",) if stopped else ()
+        return replace(answer, next_run=found, warnings=(*answer.warnings, *notes))
 
     def suggest(self, problem: Problem, runs: Runs, *, rng: np.random.Generator | None = None) -> Configuration | None:
-        """Return what the design proposes; randomness derives from (seed, number of runs) unless `rng` is given."""
+        """Return what to measure next; randomness derives from (seed, number of runs) unless `rng` is given."""
+        runs, rng = canonical(runs), rng or problem.random(runs)
+        if self.acquisition is not None:
+            return self._search(problem, runs, None, rng)[0]
         if self.design is None:
             return None
         best = None if isinstance(self.design, Uniform) else self.recommend(problem, runs)
-        return self.design.propose(problem, canonical(runs), rng or problem.random(runs), best)
+        return self.design.propose(problem, runs, rng, best)
+
+    def _search(
+        self, problem: Problem, runs: Runs, prediction: Prediction | None, rng: np.random.Generator
+    ) -> tuple[NextRun | None, str]:
+        """The design's next configuration; else the best by the acquisition; or None and why the search stops."""
+        start = self.design.propose(problem, runs, rng, None) if self.design is not None else None
+        if start is not None:
+            return NextRun(**{"why": "a start of the search", **vars(start)}), ""
+        prediction = prediction or self.model.predict(problem, runs)
+        if self.acquisition is None or not np.isfinite(prediction.log_runtime).any():
+            return None, ""
+        scores = self.acquisition.scores(problem, runs, prediction, self.model)
+        open_ = ~tried(measured(problem, runs)) & (prediction.excluded == 0) & ~np.isnan(scores.score)
+        rows = np.flatnonzero(open_)
+        if not len(rows):
+            return None, ""
+        row = int(rows[np.lexsort((rows, prediction.log_runtime[rows], -scores.score[rows]))[0]])
+        stopped = self.stop.reason(problem, runs, prediction, scores, row)
+        return (None, stopped) if stopped else (proposal(problem, prediction, row, scores.sentence(row)), "")
 
 
 def canonical(runs: Runs) -> Runs:
@@ -197,10 +193,44 @@ def _scaling_run(problem: Problem, runs: Runs) -> NextRun | None:
     return NextRun(why=why, **vars(problem.candidates.configuration(i)))
 
 
+def trees() -> ModelBased:
+    """Expected improvement on bagged gradient-boosted trees; the stop is CherryPick's."""
+    return ModelBased(
+        "trees",
+        "expected improvement on bagged gradient-boosted trees (Bilal et al. 2020)",
+        BaggedTrees(),
+        QuasiRandom(3),
+        ConstrainedImprovement(),
+        SmallImprovement(0.10),
+    )
+
+
 TABLE: dict[str, Callable[[], Strategy]] = {
     "auto": Auto,
     "ernest": lambda: ModelBased(
         "ernest", "scaling terms fitted to the workload's own runs (Venkataraman et al. 2016)", Ernest()
+    ),
+    "cherrypick": lambda: ModelBased(
+        "cherrypick",
+        "Bayesian optimisation with a Gaussian process, the paper's settings (Alipourfard et al. 2017)",
+        GaussianProcess(),
+        QuasiRandom(3),
+        ConstrainedImprovement(),
+        SmallImprovement(0.10),
+    ),
+    "cherrypick-artifact": lambda: ModelBased(
+        "cherrypick-artifact",
+        "Bayesian optimisation with a Gaussian process, the settings of CherryPick's released code",
+        GaussianProcess(noise=0.02, slices=10),
+        QuasiRandom(2),
+        ConstrainedImprovement(constrained=False),
+        SmallImprovement(0.06),
+    ),
+    "trees": trees,
+    "cloudbandit": lambda: CloudBandit(
+        "cloudbandit",
+        "a bandit over providers (or instance families), searching with trees in each (Lazuka et al. 2022)",
+        replace(trees(), stop=Never()),
     ),
     "price-only": lambda: ModelBased(
         "price-only", "cheapest per hour among the candidates; runtimes are not considered", PriceOnly(), None

@@ -27,6 +27,7 @@ candidates inputs
 enumeration
 problem recommendation
 models
+search
 scoring
 ranking
 strategies
@@ -37,7 +38,7 @@ __main__
 """
 LINE = {name: number for number, line in enumerate(ORDER.split("\n")) for name in line.split()}
 MOST_LINES = 400
-HEAVY = ("matplotlib", "numpy", "pandas", "pyarrow", "rich", "scipy", "sklearn")
+HEAVY = ("matplotlib", "numpy", "pandas", "pyarrow", "rich", "scipy", "sklearn", "skopt")
 
 
 def top(path: Path) -> str:

@@ -19,6 +19,8 @@ from recommender.problem import Problem
 from recommender.runs import Runs
 
 Array = npt.NDArray[np.float64]
+Draws = Callable[[npt.NDArray[np.intp], int, np.random.Generator], Array]
+"""(rows, count, generator) -> joint draws of the noiseless ln(runtime) of those configurations, (count, len(rows))."""
 
 EVIDENCE = ("measured", "modelled", "transferred", "assumed")
 MEASURED, MODELLED, TRANSFERRED, ASSUMED = (np.int8(i) for i in range(4))
@@ -55,6 +57,16 @@ class Prediction:
     """What the reader must know before trusting the numbers."""
     binding: Callable[[int], str] = field(default=lambda _: "")
     """Configuration -> what limits its runtime, in words."""
+    noise: float = 0.0
+    """The part of `spread` that is the noise of a single run; 0 where the model does not tell it apart."""
+    draws: Draws | None = None
+    """Joint draws, for questions about several configurations at once; None where the model has none."""
+
+    @property
+    def latent(self) -> Array:
+        """Standard deviation of the noiseless ln(runtime): what measuring once more could teach."""
+        result: Array = np.sqrt(np.maximum(self.spread**2 - self.noise**2, 0.0))
+        return result
 
 
 class PerformanceModel(Protocol):
@@ -212,6 +224,8 @@ def with_measurements(prediction: Prediction, problem: Problem, runs: Runs) -> P
         preference=prediction.preference,
         warnings=prediction.warnings,
         binding=prediction.binding,
+        noise=seen.noise,
+        draws=prediction.draws,
     )
 
 

@@ -1,0 +1,1 @@
+"""What to measure next: initial designs, acquisition functions, stopping rules."""

@@ -1,0 +1,197 @@
+"""Stopping rules on planted values, and the guarantee against what simulation and closed forms say."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from scipy.stats import norm
+
+from recommender.errors import InputError, InsufficientEvidenceError
+from recommender.models import MODELLED, Array, Prediction, nothing_known
+from recommender.problem import Problem, build_problem
+from recommender.runs import Runs
+from recommender.search.acquisition import Scores
+from recommender.search.stopping import (
+    MOST_JOINT,
+    Guaranteed,
+    Never,
+    SearchBudget,
+    SmallImprovement,
+    StoppingRule,
+    WorthIt,
+    no_candidate_cheaper,
+    spent_usd,
+)
+from recommender.strategies import strategy
+
+
+def ask(tried: int = 6, count: int = 12, **options: Any) -> tuple[Problem, Runs]:
+    """`count` types at 3.6 USD an hour (0.001 USD a second), the first `tried` of them measured at 100 s (0.1 USD)."""
+    names = [f"t{i:03d}" for i in range(count)]
+    candidates = pd.DataFrame({"instance_type": names, "node_count": 1, "usd_per_hour": 3.6})
+    mine = pd.DataFrame({"workload": "w", "instance_type": names[:tried], "node_count": 1, "runtime_s": 100.0})
+    return build_problem(mine if tried else None, workload="w", candidates=candidates, **options)
+
+
+def belief(problem: Problem, mean: Array, latent: Array) -> Prediction:
+    """Independent normals as a prediction with joint draws."""
+    return replace(
+        nothing_known(problem),
+        log_runtime=mean,
+        spread=np.hypot(latent, 0.05),
+        noise=0.05,
+        evidence=np.full(len(mean), MODELLED, dtype=np.int8),
+        draws=lambda rows, k, rng: mean[rows] + latent[rows] * rng.standard_normal((k, len(rows))),
+    )
+
+
+def reason(rule: StoppingRule, problem: Problem, runs: Runs, improvement: float | None, seconds: float = 100.0) -> str:
+    """Ask a rule about row 7, of which `improvement` is expected and which takes `seconds`."""
+    n = len(problem.configurations)
+    gain = None if improvement is None else np.full(n, improvement)
+    scores = Scores(np.zeros(n), gain, None if improvement is None else 0.1, "planted")
+    return rule.reason(problem, runs, belief(problem, np.full(n, math.log(seconds)), np.full(n, 0.3)), scores, 7)
+
+
+class TestSmallImprovement:
+    @pytest.mark.parametrize(
+        ("tried", "improvement", "stops"),
+        [(6, 0.099, True), (6, 0.101, False), (5, 0.0, False), (9, 0.05, True), (9, None, False)],
+    )
+    def test_fires_below_the_share_and_not_before_its_guard(
+        self, tried: int, improvement: float | None, stops: bool
+    ) -> None:
+        assert bool(reason(SmallImprovement(0.10, 6), *ask(tried), improvement)) is stops
+
+    def test_failed_configurations_count_as_tried(self) -> None:
+        problem, runs = ask(6)
+        frame = runs.frame.assign(status=["failed"] * 3 + ["completed"] * 3)
+        assert reason(SmallImprovement(0.10, 6), problem, Runs.from_frame(frame), 0.01)
+
+    def test_the_presets_are_the_papers_and_the_artifacts(self) -> None:
+        rules = [strategy(name).stop for name in ("cherrypick", "cherrypick-artifact")]  # type: ignore[attr-defined]
+        assert rules == [SmallImprovement(0.10, 6), SmallImprovement(0.06, 6)]
+
+    def test_never_is_never(self) -> None:
+        assert reason(Never(), *ask(), 0.0) == ""
+
+
+class TestMoney:
+    @pytest.mark.parametrize(("budget", "stops"), [(0.69, True), (0.71, False)])
+    def test_the_search_budget_counts_what_was_spent_and_the_next_run(self, budget: float, stops: bool) -> None:
+        # 6 runs of 0.1 USD were made and the next is expected to cost 0.1 USD.
+        assert bool(reason(SearchBudget(budget), *ask(6), 0.5)) is stops
+
+    def test_failed_and_stopped_runs_were_paid_too_and_a_bill_counts_as_billed(self) -> None:
+        problem, runs = ask(3)
+        frame = runs.frame.assign(status=["failed", "timed_out", "completed"], cost_usd=[np.nan, np.nan, 5.0])
+        assert spent_usd(problem, Runs.from_frame(frame)) == pytest.approx(5.2)
+
+    def test_an_unknown_cost_is_an_error_and_not_free(self) -> None:
+        problem, runs = ask(2)
+        frame = runs.frame.assign(instance_type=["t000", "elsewhere"])
+        with pytest.raises(InputError, match="elsewhere x1 is not known"):
+            spent_usd(problem, Runs.from_frame(frame))
+
+    @pytest.mark.parametrize(("runs_planned", "stops"), [(9.0, True), (11.0, False)])
+    def test_a_run_is_worth_it_when_the_planned_runs_save_more_than_it_costs(
+        self, runs_planned: float, stops: bool
+    ) -> None:
+        # 10 % of 0.1 USD is saved a run, and the next run costs 0.1 USD: even after 10 runs.
+        assert bool(reason(WorthIt(runs_planned), *ask(6), 0.1)) is stops
+
+    def test_seconds_have_no_price(self) -> None:
+        with pytest.raises(InputError, match="objective cost only"):
+            reason(WorthIt(10), *ask(6, objective="runtime"), 0.1)
+
+
+class TestTheGuarantee:
+    def test_is_the_closed_form_for_one_rival(self) -> None:
+        problem, runs = ask(1, 2)
+        mean, latent = np.log([100.0, 110.0]), np.array([0.04, 0.3])
+        sure = no_candidate_cheaper(problem, runs, belief(problem, mean, latent), percent=10, draws=40_000)
+        expected = 1 - norm.cdf((math.log(100) + math.log(0.9) - math.log(110)) / math.hypot(0.04, 0.3))
+        assert sure == pytest.approx(expected, abs=0.01)
+
+    def test_is_the_product_for_independent_rivals_of_a_sure_incumbent(self) -> None:
+        problem, runs = ask(1, 8)
+        mean = np.log([100.0, *np.linspace(95.0, 200.0, 7)])
+        latent = np.array([1e-9, *np.full(7, 0.2)])
+        each = 1 - norm.cdf((math.log(90.0) - mean[1:]) / 0.2)
+        sure = no_candidate_cheaper(problem, runs, belief(problem, mean, latent), percent=10, draws=40_000)
+        assert sure == pytest.approx(each.prod(), abs=0.01)
+
+    def test_rivals_that_move_together_are_one_rival(self) -> None:
+        problem, runs = ask(1, 40)
+        mean, latent = np.full(40, math.log(100.0)), np.array([1e-9, *np.full(39, 0.2)])
+
+        def together(rows: Any, k: int, rng: np.random.Generator) -> Array:
+            return mean[rows] + latent[rows] * rng.standard_normal((k, 1))
+
+        joint = replace(belief(problem, mean, latent), draws=together)
+        one = 1 - norm.cdf(math.log(0.9) / 0.2)
+        assert no_candidate_cheaper(problem, runs, joint, percent=10, draws=40_000) == pytest.approx(one, abs=0.01)
+        assert no_candidate_cheaper(problem, runs, belief(problem, mean, latent), percent=10) < 0.1
+
+    def test_a_late_or_failing_rival_is_none(self) -> None:
+        mean, latent = np.log([100.0, 50.0]), np.array([0.01, 0.01])
+        problem, runs = ask(1, 2, objective="runtime")
+        assert no_candidate_cheaper(problem, runs, belief(problem, mean, latent), percent=10) == 0.0
+        failing = replace(belief(problem, mean, latent), completing=np.array([1.0, 0.25]))
+        assert no_candidate_cheaper(problem, runs, failing, percent=10) == pytest.approx(0.75, abs=0.04)
+        pools = {"instance_type": ["t000", "t001"], "node_count": 1, "usd_per_hour": [3.6, 0.36]}
+        late, runs = build_problem(runs, workload="w", candidates=pd.DataFrame(pools), deadline_s=150.0)
+        slow = belief(late, np.log([100.0, 300.0]), latent)
+        assert no_candidate_cheaper(late, runs, slow, percent=10) == 1.0
+        assert no_candidate_cheaper(replace(late, deadline_s=None), runs, slow, percent=10) == 0.0
+
+    def test_candidates_beyond_those_drawn_jointly_lower_it(self) -> None:
+        many = MOST_JOINT + 200
+        problem, runs = ask(1, many)
+        mean = np.array([math.log(100.0), *np.full(many - 1, math.log(100.0) + 0.75)])
+        latent = np.array([1e-9, *np.full(many - 1, 0.25)])
+        sure = no_candidate_cheaper(problem, runs, belief(problem, mean, latent), percent=10)
+        exact = (1 - norm.cdf((math.log(0.9) - 0.75) / 0.25)) ** (many - 1)
+        assert sure <= exact + 0.02
+        assert sure == pytest.approx(exact, abs=0.06)
+
+    def test_the_rule_fires_when_sure_enough(self) -> None:
+        problem, runs = ask(6)
+        scores = Scores(np.zeros(12), np.full(12, 0.3), 0.1, "planted")
+        far = belief(problem, np.array([math.log(100.0)] * 6 + [math.log(300.0)] * 6), np.full(12, 0.02))
+        near = belief(problem, np.full(12, math.log(100.0)), np.full(12, 0.4))
+        assert "no candidate is more than 10 % cheaper" in Guaranteed().reason(problem, runs, far, scores, 7)
+        assert Guaranteed().reason(problem, runs, near, scores, 7) == ""
+        assert Guaranteed(at_least=7).reason(problem, runs, far, scores, 7) == ""
+
+    def test_needs_an_incumbent_and_joint_draws(self) -> None:
+        problem, runs = ask(0)
+        with pytest.raises(InsufficientEvidenceError, match="a measured configuration"):
+            no_candidate_cheaper(problem, runs, belief(problem, np.zeros(12), np.ones(12)), percent=10)
+        problem, runs = ask(2)
+        without = replace(belief(problem, np.zeros(12), np.ones(12)), draws=None)
+        with pytest.raises(InsufficientEvidenceError, match="joint draws"):
+            no_candidate_cheaper(problem, runs, without, percent=10)
+        with pytest.raises(InputError, match="from 0 to below 100"):
+            no_candidate_cheaper(problem, runs, without, percent=100)
+
+    @pytest.mark.parametrize("name", ["cherrypick", "trees"])
+    def test_grows_as_everything_is_measured(self, name: str) -> None:
+        nodes = (1, 2, 4, 8, 16)
+        cells = list(itertools.product(("c4.large", "m4.large", "r4.large"), nodes))
+        frame = pd.DataFrame(cells, columns=["instance_type", "node_count"]).assign(workload="w")
+        frame["runtime_s"] = 100.0 + 3000.0 / frame["node_count"] + 10.0 * frame["node_count"]
+        model = strategy(name).model  # type: ignore[attr-defined]
+        sure = []
+        for count in (3, 15):
+            rows = frame.iloc[np.linspace(0, 14, count).astype(int)]
+            problem, runs = build_problem(rows, workload="w", candidates=frame[["instance_type", "node_count"]])
+            sure.append(no_candidate_cheaper(problem, runs, model.predict(problem, runs), percent=10))
+        assert sure[1] > sure[0]
+        assert sure[1] > 0.9
