@@ -29,6 +29,10 @@ models
 scoring
 ranking
 strategies
+pending store_file question
+store
+study
+tuning
 report
 commands
 cli
