@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from recommender.commands import catalogue, datasets, profile, recommend, study
+from recommender.commands import catalogue, datasets, profile, recommend, study, tune
 from recommender.errors import RecommenderError
 
 app = typer.Typer(
@@ -20,6 +20,7 @@ app = typer.Typer(
 app.command("recommend")(recommend.recommend)
 app.command("suggest")(recommend.suggest)
 app.command("profile")(profile.profile)
+app.command("tune")(tune.tune)
 app.add_typer(study.app, name="study")
 app.add_typer(catalogue.app, name="catalogue")
 app.add_typer(datasets.app, name="datasets")

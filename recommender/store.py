@@ -41,6 +41,8 @@ class StoredStudy:
     """The tables it was created with, by kind."""
     created_at: float
     """Seconds since 1970."""
+    command: Mapping[str, Any] | None = None
+    """What measures a configuration, in plain values; None when nothing was ever run from here."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -157,7 +159,13 @@ class Store:
             settings=json.loads(row.settings),
             tables={table.kind: pd.read_parquet(io.BytesIO(table.parquet)) for table in tables},
             created_at=row.created_at,
+            command=json.loads(row.command) if row.command else None,
         )
+
+    def keep_command(self, key: int, command: Mapping[str, Any]) -> None:
+        """Keep what measures a configuration."""
+        with self._file.transaction() as connection:
+            connection.execute(sa.update(STUDY).where(STUDY.c.id == key).values(command=plain_json(command)))
 
     def snapshot(self, key: int) -> Snapshot:
         """Return what was told and what is pending."""

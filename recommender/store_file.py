@@ -20,9 +20,9 @@ from recommender.errors import InputError
 STORE_VARIABLE = "RECOMMENDER_STORE"
 APPLICATION = 0x52434D44
 """Marks an SQLite file as a store of this program (`PRAGMA application_id`)."""
-VERSION = 1
+VERSION = 2
 """Version of the schema below (`PRAGMA user_version`)."""
-MIGRATIONS: dict[int, tuple[str, ...]] = {}
+MIGRATIONS = {1: ("ALTER TABLE study ADD COLUMN command TEXT",)}
 """Version -> the statements that bring a store from it to the next, all in one transaction."""
 BUSY_TIMEOUT_S = 60.0
 """Longest wait for another writer."""
@@ -37,6 +37,7 @@ STUDY = sa.Table(
     sa.Column("strategy", sa.Text, nullable=False),
     sa.Column("settings", sa.Text, nullable=False),
     sa.Column("counter", sa.Integer, nullable=False),
+    sa.Column("command", sa.Text),  # since version 2: what `tune` runs
 )
 TABLES = sa.Table(
     "study_table",

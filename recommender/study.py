@@ -214,6 +214,7 @@ class Study:
             if isinstance(value, float) and not math.isfinite(value):
                 raise InputError(f"{what}, column {name!r}: found {value}; allowed: a finite number, or nothing")
         Runs.from_frame(pd.DataFrame([row], dtype=object), what)
+        row = {name: value.item() if isinstance(value, np.generic) else value for name, value in row.items()}
         return self.store.tell(self.stored.key, run_id, configuration=chosen, row=row)
 
     def release(self, run_id: str) -> bool:

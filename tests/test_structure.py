@@ -29,7 +29,7 @@ models
 scoring
 ranking
 strategies
-pending store_file question
+pending store_file question run_command
 store
 study
 tuning

@@ -260,6 +260,10 @@ def _problem_options(
     """The signature that `asks` gives to a command."""
 
 
+PROBLEM_DEFAULTS = {name: p.default for name, p in inspect.signature(_problem_options).parameters.items()}
+"""Option that describes a problem -> its value where it was not given."""
+
+
 def asks(command: Callable[..., None]) -> Callable[..., None]:
     """Give a command the options that describe a problem; it gets them as its first argument, an `Asked`."""
     shared = inspect.signature(_problem_options, eval_str=True).parameters

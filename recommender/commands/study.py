@@ -89,7 +89,7 @@ def ask(
         typer.echo(_csv(columns, [{**run, **run["params"], **run["inputs"]} for run in given]), nl=False)
     elif given:
         for run in given:
-            typer.echo(f"{run['id']}  {_run(run)}{_at(run['inputs'])}: {run['why']}")
+            typer.echo(f"{run['id']}  {run_label(run)}{_at(run['inputs'])}: {run['why']}")
         typer.echo(f"then: recommender study tell {name} --id {given[0]['id']} --runtime SECONDS", err=True)
     if not given:
         live = len(study.snapshot().live)
@@ -174,23 +174,7 @@ def show(name: Name, store: StoreFile = None, form: FormatOption = Format.TABLE)
         columns = list(dict.fromkeys(c for run in runs for c in run)) or ["id"]
         typer.echo(_csv(columns, runs), nl=False)
         return
-    best = facts["incumbent"]
-    unknown = facts["runs_of_unknown_cost"]
-    known = f", {facts['runs_given']} known before" if facts["runs_given"] else ""
-    lines = [
-        f"study {name} of {facts['problem']['workload']}, strategy {facts['strategy']}, created {facts['created_at'][:10]}",
-        f"runs told: {len(runs)}{known}",
-        f"spent: {format_usd(facts['spent_usd'])}" + (f", and {unknown} runs of unknown cost" if unknown else ""),
-        f"best measured: {_best(best)}" if best else "best measured: none that meets the constraints",
-    ]
-    for run in runs:
-        usd = "cost unknown" if run["spent_usd"] is None else format_usd(run["spent_usd"])
-        took = format_duration(run["runtime_s"])
-        lines.append(f"  {run['id']}  {_run(run)}: {run['status'].replace('_', ' ')} after {took}, {usd}")
-    for run in facts["pending"]:
-        until = f"until {run['expires_at'][:19]}Z" if run["live"] else "lease ended"
-        lines.append(f"  {run['id']}  {_run(run)}: pending, {run['worker']}, {until}")
-    typer.echo("\n".join(lines))
+    typer.echo(in_words(facts))
 
 
 @app.command("list")
@@ -248,7 +232,28 @@ def recommend(name: Name, store: StoreFile = None, form: FormatOption = Format.T
     typer.echo({"json": as_json, "csv": as_csv, "table": as_text}[form.value](answer), nl=False)
 
 
-def _run(values: dict[str, Any]) -> str:
+def in_words(facts: dict[str, Any]) -> str:
+    """A study's summary for reading."""
+    best = facts["incumbent"]
+    unknown = facts["runs_of_unknown_cost"]
+    known = f", {facts['runs_given']} known before" if facts["runs_given"] else ""
+    lines = [
+        f"study {facts['name']} of {facts['problem']['workload']}, strategy {facts['strategy']}, created {facts['created_at'][:10]}",
+        f"runs told: {len(facts['runs'])}{known}",
+        f"spent: {format_usd(facts['spent_usd'])}" + (f", and {unknown} runs of unknown cost" if unknown else ""),
+        f"best measured: {_best(best)}" if best else "best measured: none that meets the constraints",
+    ]
+    for run in facts["runs"]:
+        usd = "cost unknown" if run["spent_usd"] is None else format_usd(run["spent_usd"])
+        took = format_duration(run["runtime_s"])
+        lines.append(f"  {run['id']}  {run_label(run)}: {run['status'].replace('_', ' ')} after {took}, {usd}")
+    for run in facts["pending"]:
+        until = f"until {run['expires_at'][:19]}Z" if run["live"] else "lease ended"
+        lines.append(f"  {run['id']}  {run_label(run)}: pending, {run['worker']}, {until}")
+    return "\n".join(lines)
+
+
+def run_label(values: dict[str, Any]) -> str:
     """A configuration in words."""
     from recommender.candidates import Configuration
 
@@ -257,7 +262,7 @@ def _run(values: dict[str, Any]) -> str:
 
 
 def _best(row: dict[str, Any]) -> str:
-    return f"{_run(row)}, {format_duration(row['runtime_s']['p50'])}, {format_usd(row['cost_usd']['p50'])} a run"
+    return f"{run_label(row)}, {format_duration(row['runtime_s']['p50'])}, {format_usd(row['cost_usd']['p50'])} a run"
 
 
 def _at(inputs: dict[str, float]) -> str:
