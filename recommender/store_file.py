@@ -90,7 +90,7 @@ def store_path(path: str | Path | None = None) -> Path:
         return Path(path if path is not None else os.environ[STORE_VARIABLE])
     import platformdirs
 
-    return platformdirs.user_data_path("recommender", ensure_exists=True) / "studies.db"
+    return platformdirs.user_data_path("recommender") / "studies.db"
 
 
 class StoreFile:
@@ -109,6 +109,9 @@ class StoreFile:
         self.path = store_path(path)
         if not create and not self.path.exists():
             raise InputError(f"there is no store {self.path}; make one with: recommender study create")
+        if create and path is None:
+            with contextlib.suppress(OSError):  # opening will say what is the matter
+                self.path.parent.mkdir(parents=True, exist_ok=True)
         # A connection is opened for each transaction: none outlives it, so threads and forks need no care.
         self._engine = sa.create_engine(sa.URL.create("sqlite", database=str(self.path)), poolclass=NullPool)
         sa.event.listen(self._engine, "connect", _configure)

@@ -236,6 +236,9 @@ def test_the_store_is_where_it_is_said_to_be(tmp_path: Path, monkeypatch: pytest
     monkeypatch.setenv("HOME", str(tmp_path))
     assert store_path().name == "studies.db"
     assert tmp_path in store_path().parents
+    assert not store_path().parent.exists()
+    Study.create("s", Question(candidates=POOL))
+    assert Study.open("s").store.path == store_path()
 
 
 def test_processes_that_make_one_store_at_once_all_succeed(tmp_path: Path) -> None:
