@@ -111,7 +111,7 @@ def test_a_study_opened_again_for_every_call_asks_as_one_that_never_stopped(
     name: str, data: str, tmp_path: Path, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(strategies_module.TABLE, "largest", Largest)
-    case = request.getfixturevalue("scout") if data == "scout" else synthetic()
+    case = request.getfixturevalue("scout") if data == "scout" else replace(synthetic(), first=4, built={})
     one = Study.create("one", question(case), strategy_name=name, store=tmp_path / "a.db")
     Study.create("many", question(case), strategy_name=name, store=tmp_path / "b.db")
     asked, answer = searched(case, lambda: one)
@@ -125,7 +125,7 @@ def test_a_study_opened_again_for_every_call_asks_as_one_that_never_stopped(
             parts = [mine.astype(object), case.look_up(found).astype(object)]  # type: ignore[arg-type]
             mine = pd.concat(parts, ignore_index=True)
     assert asked == wanted
-    assert asked or name in ("ernest", "column-mean")
+    assert asked or (data, name) in (("scout", "ernest"), ("scout", "column-mean"))
 
 
 def test_two_processes_ask_as_one_would(path: Path, tmp_path: Path) -> None:

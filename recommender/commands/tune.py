@@ -172,7 +172,7 @@ class _Reporter:
 
     def __init__(self, study: Study, progress: Progress | None) -> None:
         self._study, self._progress = study, progress
-        self._task = progress.add_task("", total=None) if progress else None
+        self._lines = [progress.add_task("", total=None) for _ in range(2)] if progress else []
         self._flying: dict[str, Pending] = {}
         self._refresh()
 
@@ -198,16 +198,17 @@ class _Reporter:
         found = (
             f"best {run_label(best)} in {format_duration(best['runtime_s']['p50'])}" if best else "none feasible yet"
         )
-        return f"{len(facts['runs'])} runs, {spent} spent, {found}"
+        runs = len(facts["runs"])
+        return f"{runs} run{'' if runs == 1 else 's'}, {spent} spent, {found}"
 
     def _refresh(self) -> None:
-        if self._progress is None or self._task is None:
+        if self._progress is None:
             return
-        flying = ", ".join(p.run.label for p in self._flying.values())
+        flying = ", ".join(p.run.label for p in self._flying.values()) or "nothing"
         # What a strategy says of its choice holds what it expects to gain, where it says so.
-        last = list(self._flying.values())[-1:]
-        why = f" ({last[0].run.why})" if last else ""
-        self._progress.update(self._task, description=f"{self._standing()}; running {flying or 'nothing'}{why}")
+        why = "".join(f" ({p.run.why})" for p in list(self._flying.values())[-1:])
+        for task, text in zip(self._lines, (self._standing(), f"running {flying}{why}"), strict=True):
+            self._progress.update(task, description=text)
 
 
 @contextmanager
