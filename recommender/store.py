@@ -184,26 +184,28 @@ class Store:
         key: int,
         wanted: Sequence[NextRun],
         *,
+        count: int,
         seen: int,
         strict: bool,
         inputs: Mapping[str, float],
         worker: str,
         lease_s: float,
     ) -> list[Pending] | None:
-        """Give the `wanted` configurations to `worker`, or return None when that would be wrong by now.
+        """Give the first `count` of `wanted` that are free to `worker`, or return None when that would be wrong by now.
 
-        Wrong is a configuration that somebody else was given, or that was told after the first `seen` runs; with `strict`
-        also any run told after those, since it might change the choice.
+        Taken is what somebody else was given, or what was told after the first `seen` runs. With `strict` nothing wanted
+        may be taken and nothing at all told since, which might change the choice; without, one free one is enough.
         """
-        asked = [configuration_key(run) for run in wanted]
         with self._file.transaction() as connection:
             mine, later = RUN.c.study_id == key, RUN.c.position > seen
             told = set(connection.scalars(sa.select(RUN.c.configuration).where(mine, later)))
             at = now()
             live = (PENDING.c.study_id == key) & (PENDING.c.expires_at > at)
-            given = set(connection.scalars(sa.select(PENDING.c.configuration).where(live)))
-            if (strict and told) or (told | given) & set(asked):
+            taken = told | set(connection.scalars(sa.select(PENDING.c.configuration).where(live)))
+            free = [run for run in wanted if configuration_key(run) not in taken]
+            if not free or (strict and (told or len(free) < len(wanted))):
                 return None
+            wanted = free[:count]
             number = _count_on(connection, key, len(wanted))
             rows = []
             for i, run in enumerate(wanted):
@@ -212,7 +214,7 @@ class Store:
                     "study_id": key,
                     "id": f"r{number + i}",
                     "number": number + i,
-                    "configuration": asked[i],
+                    "configuration": configuration_key(run),
                     "ask": json.dumps(ask, allow_nan=False, ensure_ascii=False),  # parameters keep their order
                     "worker": worker,
                     "asked_at": at,

@@ -42,7 +42,7 @@ SCHEMA = "recommender/study/1"
 LEASE_S = 7200.0
 """How long a configuration is kept for the worker it was given to, unless it says otherwise."""
 STALE_ATTEMPTS = 3
-"""Choices made again because a run was told meanwhile; after that a choice on slightly older evidence stands."""
+"""Choices made again because others were faster; after that one on slightly older evidence, or the next best, stands."""
 MOST_ATTEMPTS = 1000
 
 
@@ -132,12 +132,14 @@ class Study:
         for attempt in range(MOST_ATTEMPTS):
             snapshot = self.snapshot()
             problem, runs = self.evidence(snapshot)
-            wanted = batch(self._strategy, problem, runs, count, pending=[p.run for p in snapshot.live])
+            late = max(0, attempt + 1 - STALE_ATTEMPTS)  # rather the next best than to lose the best one again
+            wanted = batch(self._strategy, problem, runs, count + late, pending=[p.run for p in snapshot.live])
             if not wanted:
                 return []
             given = self.store.claim(
                 self.stored.key,
                 wanted,
+                count=count,
                 seen=len(snapshot.told),
                 strict=attempt < STALE_ATTEMPTS,
                 inputs={**self.stored.settings["inputs"], **problem.inputs},

@@ -16,8 +16,11 @@ import pandas as pd
 import pytest
 
 from recommender import store_file
+from recommender.candidates import Configuration
 from recommender.errors import InputError, RecommenderError
+from recommender.pending import same
 from recommender.question import Question
+from recommender.recommendation import NextRun
 from recommender.store import Store
 from recommender.store_file import APPLICATION, STORE_VARIABLE, VERSION, StoreFile, store_path
 from recommender.study import Study
@@ -258,3 +261,21 @@ def test_a_name_that_is_a_path_or_a_formula_is_no_name(path: Path) -> None:
     for name in ("", "a/b", "=1+1", "x" * 101, "a\nb"):
         with pytest.raises(RecommenderError, match="is no name for a study"):
             Study.create(name, Question(candidates=POOL), store=path)
+
+
+def test_a_choice_made_on_older_evidence_is_claimed_only_where_it_is_still_free(study: Study) -> None:
+    store, key = study.store, study.stored.key
+    snapshot = study.snapshot()
+    pending = snapshot.live[0].run
+    problem, _ = study.evidence(snapshot)
+    told = [Configuration(**{k: row[k] for k in ("instance_type", "node_count")}) for row in snapshot.told.values()]
+    all_of_them = [problem.candidates.configuration(i) for i in range(len(POOL))]
+    free = next(c for c in all_of_them if not any(same(c, other) for other in (*told, pending)))
+    wanted = [NextRun(why="", **vars(c)) for c in (pending, free)]
+    plain = {"count": 1, "inputs": {}, "worker": "w", "lease_s": 60.0}
+    assert store.claim(key, wanted, seen=2, strict=True, **plain) is None  # the first is taken
+    assert store.claim(key, wanted[1:], seen=1, strict=True, **plain) is None  # something was told since
+    assert store.claim(key, wanted[:1], seen=2, strict=False, **plain) is None  # nothing is free
+    given = store.claim(key, wanted, seen=1, strict=False, **plain)
+    assert given is not None
+    assert [p.run.node_count for p in given] == [free.node_count]
