@@ -271,7 +271,7 @@ def test_a_choice_made_on_older_evidence_is_claimed_only_where_it_is_still_free(
     told = [Configuration(**{k: row[k] for k in ("instance_type", "node_count")}) for row in snapshot.told.values()]
     all_of_them = [problem.candidates.configuration(i) for i in range(len(POOL))]
     free = next(c for c in all_of_them if not any(same(c, other) for other in (*told, pending)))
-    wanted = [NextRun(why="", **vars(c)) for c in (pending, free)]
+    wanted = [pending, NextRun(why="", **vars(free))]
     plain = {"count": 1, "inputs": {}, "worker": "w", "lease_s": 60.0}
     assert store.claim(key, wanted, seen=2, strict=True, **plain) is None  # the first is taken
     assert store.claim(key, wanted[1:], seen=1, strict=True, **plain) is None  # something was told since
