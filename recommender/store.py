@@ -234,12 +234,14 @@ class Store:
 
         Raises
         ------
-        InputError
-            When another run was told under that name.
+        RecommenderError
+            When another run was told under that name, or it is one that a later ask will give.
         """
         text = json.dumps(row, allow_nan=False, ensure_ascii=False)  # parameters keep their order
         with self._file.transaction() as connection:
             name = name or f"r{_count_on(connection, key, 1)}"
+            if re.fullmatch("r[0-9]+", name) and int(name[1:]) > _count_on(connection, key, 0) - 1:
+                raise UnknownNameError(f"nothing was asked under the name {name!r} yet; give the run a name of its own")
             this = (RUN.c.study_id == key) & (RUN.c.id == name)
             known = connection.scalar(sa.select(RUN.c.row).where(this))
             if known is not None and (old := json.loads(known)) != row:
@@ -286,8 +288,9 @@ def check_name(name: str, what: str) -> str:
 
 def _count_on(connection: sa.Connection, key: int, by: int) -> int:
     """Return the first of the next `by` numbers of a study."""
-    change = sa.update(STUDY).where(STUDY.c.id == key).values(counter=STUDY.c.counter + by).returning(STUDY.c.counter)
-    return int(connection.execute(change).scalar_one()) - by + 1
+    this = STUDY.c.id == key
+    connection.execute(sa.update(STUDY).where(this).values(counter=STUDY.c.counter + by))
+    return int(connection.execute(sa.select(STUDY.c.counter).where(this)).scalar_one()) - by + 1
 
 
 def _pending(row: Any) -> Pending:

@@ -191,10 +191,8 @@ class Study:
             raise _unknown_run(run_id, [p.id for p in snapshot.pending])
         if asked is not None and not same(chosen, asked.run):
             raise InputError(f"run {run_id!r} was asked for on {asked.run.label}, not on {chosen.label}")
-        if run_id is not None and not (asked or told):
+        if run_id is not None:
             check_name(run_id, "run")
-            if run_id[:1] == "r" and run_id[1:].isdigit():
-                raise _unknown_run(run_id, [p.id for p in snapshot.pending])
         if inputs is None:
             ours = {**self.stored.settings["inputs"], **problem.inputs}
             inputs = asked.inputs if asked else {k: v for k, v in told.items() if k[:6] == "input."} if told else ours

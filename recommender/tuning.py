@@ -173,7 +173,9 @@ def _measure(study: Study, command: RunCommand, pending: Pending, stop: threadin
                 started_at=started,
             )
         except RecommenderError as error:
-            words = ["recommender", "study", "tell", study.name, "--id", name, "--status", outcome.status]
+            where = ["--instance-type", pending.run.instance_type, "--node-count", str(pending.run.node_count)]
+            where += [f"--param={k.removeprefix('param.')}={v}" for k, v in pending.run.params.items()]
+            words = ["recommender", "study", "tell", study.name, "--id", name, "--status", outcome.status, *where]
             by_hand = shlex.join([*words, "--runtime", f"{outcome.runtime_s:.6f}"])
             raise RecommenderError(
                 f"run {name} on {pending.run.label} is not kept ({error}); then: {by_hand}"

@@ -321,7 +321,7 @@ def test_a_run_that_was_never_asked_for_can_be_told_and_a_misspelt_name_cannot(s
     study.ask()
     with pytest.raises(UnknownNameError, match=r"under the name 'r3'; did you mean 'r2'.*pending are r2"):
         study.tell("r3", runtime_s=1.0)
-    with pytest.raises(UnknownNameError, match="under the name 'r3'"):
+    with pytest.raises(UnknownNameError, match="under the name 'r3' yet"):
         study.tell("r3", configuration=desk(1, "a"), runtime_s=1.0)
     with pytest.raises(InputError, match="which run is told"):
         study.tell(runtime_s=1.0)
@@ -329,6 +329,9 @@ def test_a_run_that_was_never_asked_for_can_be_told_and_a_misspelt_name_cannot(s
     other = next(m for m in "abcd" if m != asked.params["param.mode"])
     with pytest.raises(InputError, match="'r2' was asked for on"):
         study.tell("r2", configuration=desk(asked.params["param.threads"], other), runtime_s=1.0)
+    study.release("r2")  # what was given back and measured all the same is still worth knowing
+    assert study.tell("r2", configuration=asked, runtime_s=1.0) == "r2"
+    assert [p.id for p in study.ask()] == ["r3"]
 
 
 def test_failed_and_stopped_runs_cost_money_and_are_never_the_best(study: Study) -> None:
