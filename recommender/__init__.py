@@ -19,13 +19,16 @@ if TYPE_CHECKING:
         UnknownNameError,
     )
     from recommender.models import PerformanceModel, Prediction
+    from recommender.pending import batch
     from recommender.pricing import PurchaseOption, Usage, parse_purchase
     from recommender.problem import Problem, build_problem
     from recommender.profiling import profile_command
+    from recommender.question import Question
     from recommender.recommendation import NextRun, Quantiles, Recommendation, Row
     from recommender.report.plots import time_against_cost
     from recommender.runs import Runs, append_run, read_runs, write_runs
-    from recommender.strategies import Auto, ModelBased, Strategy, batch, strategies, strategy
+    from recommender.strategies import Auto, ModelBased, Strategy, strategies, strategy
+    from recommender.study import Study, studies
 
 _MODULE_OF = {
     **dict.fromkeys(("Candidates", "Configuration", "Exclusion"), "candidates"),
@@ -43,13 +46,16 @@ _MODULE_OF = {
         "errors",
     ),
     **dict.fromkeys(("PerformanceModel", "Prediction"), "models"),
+    "batch": "pending",
     **dict.fromkeys(("PurchaseOption", "Usage", "parse_purchase"), "pricing"),
     **dict.fromkeys(("Problem", "build_problem"), "problem"),
     "profile_command": "profiling",
+    "Question": "question",
     **dict.fromkeys(("NextRun", "Quantiles", "Recommendation", "Row"), "recommendation"),
     "time_against_cost": "report.plots",
     **dict.fromkeys(("Runs", "append_run", "read_runs", "write_runs"), "runs"),
-    **dict.fromkeys(("Auto", "ModelBased", "Strategy", "batch", "strategies", "strategy"), "strategies"),
+    **dict.fromkeys(("Auto", "ModelBased", "Strategy", "strategies", "strategy"), "strategies"),
+    **dict.fromkeys(("Study", "studies"), "study"),
 }
 
 __all__ = [
@@ -69,11 +75,13 @@ __all__ = [
     "Problem",
     "PurchaseOption",
     "Quantiles",
+    "Question",
     "Recommendation",
     "RecommenderError",
     "Row",
     "Runs",
     "Strategy",
+    "Study",
     "TypeFilter",
     "UnknownNameError",
     "Usage",
@@ -88,6 +96,7 @@ __all__ = [
     "similar",
     "strategies",
     "strategy",
+    "studies",
     "time_against_cost",
     "write_runs",
 ]

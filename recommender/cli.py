@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from recommender.commands import catalogue, datasets, profile, recommend
+from recommender.commands import catalogue, datasets, profile, recommend, study, tune
 from recommender.errors import RecommenderError
 
 app = typer.Typer(
@@ -21,6 +21,8 @@ app = typer.Typer(
 app.command("recommend")(recommend.recommend)
 app.command("suggest")(recommend.suggest)
 app.command("profile")(profile.profile)
+app.command("tune")(tune.tune)
+app.add_typer(study.app, name="study")
 app.add_typer(catalogue.app, name="catalogue")
 app.add_typer(datasets.app, name="datasets")
 app.command("strategies")(recommend.strategies)

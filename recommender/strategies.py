@@ -12,7 +12,6 @@ from importlib.metadata import entry_points
 from typing import Protocol
 
 import numpy as np
-import pandas as pd
 
 from recommender.candidates import Configuration
 from recommender.errors import RecommenderError, UnknownNameError, did_you_mean
@@ -245,39 +244,6 @@ TABLE: dict[str, Callable[[], Strategy]] = {
         "best-fixed", "yardstick: the configuration best for other workloads on average", BestFixed(), None
     ),
 }
-
-
-def batch(chosen: Strategy, problem: Problem, runs: Runs, count: int) -> list[NextRun]:
-    """Up to `count` different configurations to measure at once, best first; empty when none is worth it.
-
-    Each further one is suggested as if those before it had been run and had taken the median expected of them (kriging
-    believer), or, where nothing is expected, only as tried.
-    """
-    chosen_runs: list[NextRun] = []
-    frame = runs.frame
-    for _ in range(count):
-        proposed = chosen.suggest(problem, runs)
-        if proposed is None or proposed.label in {run.label for run in chosen_runs}:
-            break
-        plain = {"why": "proposed by the strategy", **vars(proposed)}
-        run = NextRun(**plain)
-        chosen_runs.append(run)
-        believed = {
-            "workload": problem.workload or "unmeasured",
-            "instance_type": run.instance_type,
-            "node_count": run.node_count,
-            # Where nothing is expected, the configuration counts as tried and nothing else.
-            "runtime_s": run.expected_runtime_s or 1.0,
-            "status": "completed" if run.expected_runtime_s else "failed",
-            **problem.inputs,
-            **run.params,
-        }
-        frame = pd.concat(
-            [frame.dropna(axis="columns", how="all").astype(object), pd.DataFrame([believed], dtype=object)],
-            ignore_index=True,
-        )
-        runs = Runs.from_frame(frame)
-    return chosen_runs
 
 
 def strategies() -> dict[str, Callable[[], Strategy]]:

@@ -15,10 +15,11 @@ from strategy_contract import Case, Make, StrategyContract, synthetic
 from recommender import strategies as module
 from recommender.datasets import Dataset, fetch_dataset
 from recommender.errors import InsufficientEvidenceError, RecommenderError, UnknownNameError
+from recommender.pending import batch
 from recommender.problem import Problem, build_problem
 from recommender.recommendation import NextRun, Recommendation
 from recommender.runs import Runs
-from recommender.strategies import TABLE, Auto, batch, strategies, strategy
+from recommender.strategies import TABLE, Auto, strategies, strategy
 
 SCOUT = ("kmeans_bigdata_spark15", "pagerank_bigdata_spark")
 """5 runs stopped at the time limit; 19 that crashed."""

@@ -31,6 +31,10 @@ search
 scoring
 ranking
 strategies
+pending store_file question run_command
+store
+study
+tuning
 report
 commands
 cli

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 
@@ -37,6 +37,7 @@ class Objective(StrEnum):
     RUNTIME = "runtime"
 
 
+Given = TypeVar("Given")
 FILTERS, MONEY, ASKED = "Which candidates", "How it is paid", "What is asked"
 
 RunsArgument = Annotated[
@@ -175,9 +176,14 @@ class Asked:
 
     def build(self) -> tuple[Problem, Runs]:
         """Read the tables and build the problem; the runs are those of the workload asked about."""
+        from recommender.problem import build_problem
+
+        return self.give(build_problem)
+
+    def give(self, to: Callable[..., Given]) -> Given:
+        """Call `to`, which takes what `build_problem` takes, with the values as the library takes them."""
         from recommender.catalogue import TypeFilter
         from recommender.pricing import Usage, parse_purchase
-        from recommender.problem import build_problem
 
         o = self.given
         runs, every = o["runs"], o["checkpoint_interval"]
@@ -194,7 +200,7 @@ class Asked:
             max_usd_per_hour=o["max_price"],
             local_disk=o["local_disk"],
         )
-        return build_problem(
+        return to(
             runs,
             workload=o["workload"],
             archive=o["archive"] or (),
@@ -257,6 +263,10 @@ def _problem_options(
     top: Top = 10,
 ) -> None:
     """The signature that `asks` gives to a command."""
+
+
+PROBLEM_DEFAULTS = {name: p.default for name, p in inspect.signature(_problem_options).parameters.items()}
+"""Option that describes a problem -> its value where it was not given."""
 
 
 def asks(command: Callable[..., None]) -> Callable[..., None]:

@@ -38,8 +38,8 @@ def suggest(
 
     Example: recommender suggest runs.csv --count 2
     """
+    from recommender.pending import batch
     from recommender.report.tables import suggestions_as_csv, suggestions_as_text
-    from recommender.strategies import batch
     from recommender.strategies import strategy as named
 
     problem, runs = asked.build()

@@ -1,0 +1,185 @@
+"""The closed loop: ask the study, run the user's command on what it says, tell it what that took.
+
+The main thread asks; one thread a run drives its process, renews its lease and tells the result as soon as there is one.
+"""
+
+from __future__ import annotations
+
+import shlex
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+import numpy as np
+
+from recommender.errors import InputError, RecommenderError
+from recommender.run_command import Outcome, RunCommand, execute
+from recommender.store import Pending, now
+from recommender.study import Study
+from recommender.units import format_usd
+
+LEASE_S = 60.0
+"""Lease of a run in progress, renewed while it lasts, so that what a killed process held is soon free."""
+NOTHING = "nothing is worth measuring"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tuned:
+    """How a tuning ended."""
+
+    reason: str
+    """Why no more was measured."""
+    runs: int
+    """Runs that this call made and told."""
+    completed: int
+    """Those of them that completed."""
+    last_failure: str
+    """Why the last one that failed did."""
+
+
+def tune(
+    study: Study,
+    command: RunCommand,
+    *,
+    workers: int = 1,
+    max_runs: int | None = None,
+    search_budget_usd: float | None = None,
+    max_failures: int = 5,
+    on_start: Callable[[Pending], None] | None = None,
+    on_end: Callable[[Pending, Outcome], None] | None = None,
+) -> Tuned:
+    """Measure what the study asks for until nothing is worth it; any exception (Ctrl-C) ends the runs in progress.
+
+    Those are told to stop (SIGTERM, then SIGKILL), released and told as nothing; the study can be gone on with.
+
+    Parameters
+    ----------
+    workers
+        Runs in progress at once.
+    max_runs
+        Ends when the study holds this many runs, those told before included.
+    search_budget_usd
+        Ends when all runs told have cost this much, or the next is expected to cost more than is left.
+    max_failures
+        Ends after this many failures in a row.
+
+    Raises
+    ------
+    RecommenderError
+        When the command cannot be started, or a result cannot be kept.
+    """
+    if workers < 1 or max_failures < 1:
+        raise InputError(f"{workers} workers, at most {max_failures} failures given; each must be 1 or more")
+    stop, flying = threading.Event(), dict[Future[Outcome], Pending]()
+    ended: list[Outcome] = []
+    failed_in_a_row, reason = 0, ""
+    idle: tuple[int, list[str]] | None = None  # what the study knew when nothing was worth measuring
+    with ThreadPoolExecutor(workers) as pool:
+        given: list[Pending] = []
+        try:
+            while True:
+                while len(flying) < workers:
+                    snapshot = study.snapshot()
+                    state = (len(snapshot.told), [p.id for p in snapshot.live])
+                    reason = f"{max_failures} runs failed in a row" if failed_in_a_row >= max_failures else ""
+                    reason = reason or _enough(study, len(flying), max_runs, search_budget_usd)
+                    reason = reason or (NOTHING if state == idle else "")
+                    given = [] if reason else study.ask(lease_s=LEASE_S)
+                    if not given:
+                        idle, reason = (idle, reason) if reason else (state, NOTHING)
+                        break
+                    if search_budget_usd is not None:
+                        reason = _too_dear(study, [*flying.values(), *given], search_budget_usd)
+                        if reason:
+                            study.release(given[0].id)
+                            break
+                    if on_start is not None:
+                        on_start(given[0])
+                    flying[pool.submit(_measure, study, command, given[0], stop)] = given[0]
+                if flying:
+                    for future in wait(flying, return_when=FIRST_COMPLETED).done:
+                        pending, outcome = flying.pop(future), future.result()
+                        ended.append(outcome)
+                        failed_in_a_row = failed_in_a_row + 1 if outcome.status == "failed" else 0
+                        if on_end is not None:
+                            on_end(pending, outcome)
+                elif reason == NOTHING and any(p.expires_at - now() <= LEASE_S for p in study.snapshot().live):
+                    time.sleep(0.5)  # another tuning of this study is measuring: what it tells may change that
+                else:
+                    break
+        except BaseException:
+            stop.set()
+            for pending in given:
+                if pending not in flying.values():
+                    study.release(pending.id)
+            raise
+    words = [outcome.why for outcome in ended if outcome.status == "failed"]
+    completed = sum(outcome.status == "completed" for outcome in ended)
+    return Tuned(reason=reason, runs=len(ended), completed=completed, last_failure=words[-1] if words else "")
+
+
+def _enough(study: Study, flying: int, max_runs: int | None, budget_usd: float | None) -> str:
+    """Why no more may be measured; empty when more may."""
+    snapshot = study.snapshot()
+    if max_runs is not None and len(snapshot.told) + flying >= max_runs:
+        return f"{max_runs} runs were asked for"
+    if budget_usd is not None and (spent := float(np.nansum(study.costs_usd(snapshot)))) >= budget_usd:
+        return f"{format_usd(spent)} of {format_usd(budget_usd)} are spent"
+    return ""
+
+
+def _too_dear(study: Study, pending: list[Pending], budget_usd: float) -> str:
+    """Why the last of `pending` does not fit the budget beside the others; empty when it does or nothing is expected."""
+    spent = float(np.nansum(study.costs_usd()))
+    expected = sum(p.run.expected_cost_usd or 0.0 for p in pending)
+    if spent + expected <= budget_usd:
+        return ""
+    return f"{format_usd(spent)} of {format_usd(budget_usd)} are spent, and the next run is expected to pass the rest"
+
+
+def _measure(study: Study, command: RunCommand, pending: Pending, stop: threading.Event) -> Outcome:
+    """Run one configuration and tell what it came to; a failed attempt is told by itself and made again."""
+    arguments = command.arguments(pending.run, run_id=pending.id, inputs=pending.inputs)
+    for attempt in range(1, command.retries + 2):
+        started = datetime.now(UTC).isoformat(timespec="seconds")
+        try:
+            outcome = execute(
+                arguments,
+                time_limit_s=command.time_limit_s,
+                stop=stop,
+                alive=lambda: study.renew(pending.id, LEASE_S),
+                alive_every_s=LEASE_S / 3,
+            )
+        except BaseException:
+            study.release(pending.id)
+            raise
+        if outcome.status == "interrupted":
+            study.release(pending.id)
+            return outcome
+        again = outcome.status == "failed" and attempt <= command.retries
+        name = f"{pending.id}.{attempt}" if again else pending.id
+        try:
+            study.tell(
+                name,
+                runtime_s=max(round(outcome.runtime_s, 6), 1e-6),  # a clock too coarse saw less than a microsecond
+                status=outcome.status,
+                configuration=pending.run,
+                cost_usd=outcome.cost_usd,
+                inputs=pending.inputs,
+                metrics=outcome.metrics,
+                started_at=started,
+            )
+        except RecommenderError as error:
+            where = ["--instance-type", pending.run.instance_type, "--node-count", str(pending.run.node_count)]
+            where += [f"--param={k.removeprefix('param.')}={v}" for k, v in pending.run.params.items()]
+            words = ["recommender", "study", "tell", study.name, "--id", name, "--status", outcome.status, *where]
+            by_hand = shlex.join([*words, "--runtime", f"{outcome.runtime_s:.6f}"])
+            raise RecommenderError(
+                f"run {name} on {pending.run.label} is not kept ({error}); then: {by_hand}"
+            ) from error
+        if not again:
+            break
+    return outcome
