@@ -18,14 +18,17 @@ if TYPE_CHECKING:
         RecommenderError,
         UnknownNameError,
     )
+    from recommender.evaluation import evaluate
     from recommender.models import PerformanceModel, Prediction
     from recommender.pricing import PurchaseOption, Usage, parse_purchase
     from recommender.problem import Problem, build_problem
     from recommender.profiling import profile_command
     from recommender.recommendation import NextRun, Quantiles, Recommendation, Row
     from recommender.report.plots import time_against_cost
+    from recommender.report.regret_plots import write_plots
     from recommender.runs import Runs, append_run, read_runs, write_runs
     from recommender.strategies import Auto, ModelBased, Strategy, batch, strategies, strategy
+    from recommender.summary import summarise
 
 _MODULE_OF = {
     **dict.fromkeys(("Candidates", "Configuration", "Exclusion"), "candidates"),
@@ -42,14 +45,17 @@ _MODULE_OF = {
         ),
         "errors",
     ),
+    "evaluate": "evaluation",
     **dict.fromkeys(("PerformanceModel", "Prediction"), "models"),
     **dict.fromkeys(("PurchaseOption", "Usage", "parse_purchase"), "pricing"),
     **dict.fromkeys(("Problem", "build_problem"), "problem"),
     "profile_command": "profiling",
     **dict.fromkeys(("NextRun", "Quantiles", "Recommendation", "Row"), "recommendation"),
     "time_against_cost": "report.plots",
+    "write_plots": "report.regret_plots",
     **dict.fromkeys(("Runs", "append_run", "read_runs", "write_runs"), "runs"),
     **dict.fromkeys(("Auto", "ModelBased", "Strategy", "batch", "strategies", "strategy"), "strategies"),
+    "summarise": "summary",
 }
 
 __all__ = [
@@ -80,6 +86,7 @@ __all__ = [
     "append_run",
     "batch",
     "build_problem",
+    "evaluate",
     "fetch_dataset",
     "load_catalogue",
     "parse_purchase",
@@ -88,7 +95,9 @@ __all__ = [
     "similar",
     "strategies",
     "strategy",
+    "summarise",
     "time_against_cost",
+    "write_plots",
     "write_runs",
 ]
 

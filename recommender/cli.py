@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from recommender.commands import catalogue, datasets, profile, recommend
+from recommender.commands import catalogue, datasets, evaluate, profile, recommend
 from recommender.errors import RecommenderError
 
 app = typer.Typer(
@@ -19,6 +19,7 @@ app = typer.Typer(
 )
 app.command("recommend")(recommend.recommend)
 app.command("suggest")(recommend.suggest)
+app.command("evaluate")(evaluate.evaluate)
 app.command("profile")(profile.profile)
 app.add_typer(catalogue.app, name="catalogue")
 app.add_typer(datasets.app, name="datasets")

@@ -7,7 +7,7 @@ number counts as infinite, never as good: a median is empty where half the episo
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -25,7 +25,7 @@ NEAR, NEARER = 1.10, 1.05
 """Within 10 % and 5 % of the optimum."""
 EPISODE = ["strategy", "workload", "seed"]
 
-Statistic = Callable[[Array], npt.NDArray[np.float64]]
+Statistic = Callable[[Array], Array]
 """Numbers of shape (..., episodes) -> one number for each leading index."""
 
 
@@ -60,9 +60,9 @@ def summarise(results: pd.DataFrame, *, by: Literal["strategy", "workload"] = "s
     """
     grid = _grid(results)
     steps = int(results["step"].max())
-    rows = []
+    rows: list[dict[str, Any]] = []
     for name, cells in grid.items():
-        first = {"strategy": name}
+        first: dict[str, Any] = {"strategy": name}
         if by == "workload":
             for workload, one in cells.groupby("workload", sort=True):
                 rows.append(first | {"workload": workload, "episodes": len(one), "steps": steps} | _point(one))
@@ -72,14 +72,14 @@ def summarise(results: pd.DataFrame, *, by: Literal["strategy", "workload"] = "s
     return pd.DataFrame(rows)
 
 
-def standing_still(results: pd.DataFrame, columns: list[str]) -> dict[str, Array]:
-    """Return each column as an array of shape (episodes, N + 1): its value after n runs, the last one once stopped.
+def standing_still(results: pd.DataFrame, columns: list[str], steps: int) -> dict[str, Array]:
+    """Return each column as an array of shape (episodes, steps + 1): its value after n runs, the last once stopped.
 
-    Episodes are in the order of their first row.
+    `results` are `checked`; episodes are in their order.
     """
     episode = results.groupby(EPISODE, sort=False).ngroup().to_numpy()
     step = results["step"].to_numpy()
-    where = np.zeros((episode.max() + 1, step.max() + 1), dtype=np.intp)
+    where = np.zeros((episode.max() + 1, steps + 1), dtype=np.intp)
     where[episode, step] = np.arange(len(results))
     where = np.maximum.accumulate(where, axis=1)  # rows of an episode follow each other
     return {name: results[name].to_numpy(dtype=float, na_value=np.nan)[where] for name in columns}
@@ -105,17 +105,26 @@ def optimum_cost_usd(results: pd.DataFrame) -> dict[str, float]:
     return found
 
 
-def _grid(results: pd.DataFrame) -> dict[str, pd.DataFrame]:
-    """Per strategy, one row an episode, sorted by workload and seed: what the statistics need."""
+def checked(results: pd.DataFrame) -> pd.DataFrame:
+    """Return the results sorted by strategy, workload, seed and step. Raises InputError where they are no results."""
     if missing := [c for c in COLUMNS if c not in results]:
         raise InputError(
-            f"these are no results of a replay: column {missing[0]!r} is missing; allowed: {', '.join(COLUMNS)}"
+            f"these are no results of a replay: column {missing[0]!r} is missing; needed: {', '.join(COLUMNS)}"
         )
     if not len(results):
         raise InputError("the results have no rows: nothing can be summarised")
     results = results.sort_values([*EPISODE, "step"], kind="stable", ignore_index=True)
+    if results.duplicated([*EPISODE, "step"]).any():
+        raise InputError("the results hold one step of an episode twice; summarise one evaluation at a time")
+    return results
+
+
+def _grid(results: pd.DataFrame) -> dict[str, pd.DataFrame]:
+    """Per strategy, in the order given, one row an episode, sorted by workload and seed: what statistics are over."""
+    results, names = checked(results), results["strategy"].unique()
     last = results.drop_duplicates(EPISODE, keep="last").reset_index(drop=True)
-    after = standing_still(results, ["normalised_recommendation"])["normalised_recommendation"]
+    steps, wanted = int(results["step"].max()), "normalised_recommendation"
+    after = standing_still(results, [wanted], steps)[wanted]
     far = ~(after <= NEARER)  # NaN is far
     optimum = last["workload"].map(optimum_cost_usd(results)).to_numpy(float)
     cells = pd.DataFrame(
@@ -134,7 +143,7 @@ def _grid(results: pd.DataFrame) -> dict[str, pd.DataFrame]:
     )
     cells["runs_to_5_percent"] = cells["runs_to_5_percent"].where(cells["runs_to_5_percent"] < after.shape[1], np.inf)
     grid = {}
-    for name in results["strategy"].unique():
+    for name in names:
         mine = cells[cells["strategy"] == name]
         if len(set(mine.groupby("workload")["seed"].agg(tuple))) > 1:
             raise InputError(f"{name} did not meet every workload with the same seeds: the results are incomplete")
@@ -142,14 +151,16 @@ def _grid(results: pd.DataFrame) -> dict[str, pd.DataFrame]:
     return grid
 
 
-def quantile(values: Array, q: float) -> npt.NDArray[np.float64]:
+def quantile(values: Array, q: float) -> Array:
     """Return the q-quantile over the last axis, linear between neighbours; infinite where an infinite one has weight."""
     ordered = np.sort(values, axis=-1)
     position = q * (values.shape[-1] - 1)
     low, weight = int(position), position - int(position)
     if weight < 1e-9:
-        return ordered[..., low]
-    return ordered[..., low] * (1 - weight) + ordered[..., low + 1] * weight
+        exact: Array = ordered[..., low]
+        return exact
+    between: Array = ordered[..., low] * (1 - weight) + ordered[..., low + 1] * weight
+    return between
 
 
 _STATISTICS: dict[str, tuple[str, Statistic]] = {
