@@ -152,16 +152,18 @@ class _Bar:
         columns = (*Progress.get_default_columns(), MofNCompleteColumn())
         self._progress = Progress(*columns, console=Console(stderr=True), transient=True)
         self._task = self._progress.add_task("episodes", total=None)
-        self._started = time.monotonic()
+        self._started, self._shown = time.monotonic(), False
 
     def __enter__(self) -> _Bar:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._progress.stop()
+        if self._shown:
+            self._progress.stop()
 
     def update(self, done: int, total: int) -> None:
         """Show `done` of `total` episodes."""
-        if time.monotonic() - self._started > QUIET_S:
+        if not self._shown and time.monotonic() - self._started > QUIET_S:
             self._progress.start()
+            self._shown = True
         self._progress.update(self._task, completed=done, total=total)
