@@ -7,6 +7,7 @@ import hashlib
 import json
 import re
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from concurrent.futures import BrokenExecutor, as_completed
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -307,14 +308,33 @@ def _computed(
         for task in tasks:
             yield _task(*task)
     else:
-        from joblib import Parallel, delayed  # type: ignore[import-untyped]
+        yield from _on_loky(tasks, jobs)
 
-        yield from Parallel(n_jobs=jobs, return_as="generator_unordered")(delayed(_task)(*task) for task in tasks)
+
+def _on_loky(tasks: list[Task], jobs: int) -> Iterator[dict[Key, list[Row]]]:
+    """Processes of this machine, killed when their results are no longer wanted."""
+    from joblib.externals.loky import ProcessPoolExecutor  # type: ignore[import-untyped]
+
+    executor = ProcessPoolExecutor(max_workers=min(jobs, len(tasks)))
+    finished = False
+    try:
+        futures = [executor.submit(_task, *task) for task in tasks]
+        for future in as_completed(futures):
+            yield future.result()
+        finished = True
+    except BrokenExecutor as error:
+        raise RecommenderError(
+            f"a worker process ended before its task did ({error}): too little memory? Take fewer --jobs; with --out, what "
+            "was finished is kept and the same command continues"
+        ) from error
+    finally:
+        executor.shutdown(kill_workers=not finished)
 
 
 def _on_dask(tasks: list[Task], jobs: int, address: str | None) -> Iterator[dict[Key, list[Row]]]:
     try:
-        from distributed import Client, LocalCluster, as_completed
+        from distributed import Client, LocalCluster
+        from distributed import as_completed as completed
     except ImportError as error:
         raise RecommenderError(
             "the dask backend needs dask.distributed, which is not installed: pip install "
@@ -338,5 +358,5 @@ def _on_dask(tasks: list[Task], jobs: int, address: str | None) -> Iterator[dict
             if workload not in sent:
                 sent[workload] = client.scatter(world, hash=False)  # type: ignore[no-untyped-call]
             futures.append(client.submit(_task, name, chosen, sent[workload], seeds, steps, pure=False))
-        for _, computed in as_completed(futures, with_results=True):  # type: ignore[no-untyped-call]
+        for _, computed in completed(futures, with_results=True):  # type: ignore[no-untyped-call]
             yield computed

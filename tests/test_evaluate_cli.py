@@ -125,6 +125,7 @@ def test_help_names_the_options(folder: Path) -> None:
 def test_a_bar_is_drawn_only_for_what_takes_long(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    monkeypatch.setenv("FORCE_COLOR", "1")  # a terminal
     for quiet_s, drawn in ((1e9, False), (-1.0, True)):
         monkeypatch.setattr(module, "QUIET_S", quiet_s)
         with module._Bar() as bar:

@@ -148,7 +148,7 @@ class TestResumption:
     class Stop(Exception):
         """Stands for a power cut."""
 
-    def interrupted(self, out: Path, after: int, **options: Any) -> None:
+    def interrupted(self, out: Path, after: int, how: dict[str, Any] | None = None, **options: Any) -> None:
         """Compute some batches, then stop."""
         seen = []
 
@@ -158,7 +158,7 @@ class TestResumption:
                 raise self.Stop
 
         with pytest.raises(self.Stop):
-            run(planned(**options), out=out, progress=progress)
+            run(planned(**options), out=out, progress=progress, **(how or {}))
 
     def test_continues_where_it_was_interrupted_to_the_same_results(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -182,6 +182,14 @@ class TestResumption:
         assert written == same(whole()).splitlines()
         assert out.read_text(encoding="utf-8").splitlines()[0] == ",".join(COLUMNS)
         assert list(tmp_path.iterdir()) == [out], "nothing is left beside it"
+
+    @pytest.mark.parametrize("backend", BACKENDS)
+    def test_workers_are_stopped_and_what_they_finished_is_kept(self, tmp_path: Path, backend: str) -> None:
+        out = tmp_path / "results.csv"
+        self.interrupted(out, 2, {"jobs": 2, "backend": backend}, seeds=20)
+        lines = (tmp_path / "results.csv.partial").read_bytes().count(b"\n")
+        assert 1 + 2 <= lines < 1 + 2 * 3 * 20
+        assert same(run(planned(seeds=20), out=out)) == same(run(planned(seeds=20)))
 
     @pytest.mark.parametrize("cut", [1, 700])
     def test_a_torn_last_line_is_dropped(self, tmp_path: Path, cut: int) -> None:
