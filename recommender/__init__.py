@@ -18,6 +18,7 @@ if TYPE_CHECKING:
         RecommenderError,
         UnknownNameError,
     )
+    from recommender.evaluation import evaluate
     from recommender.models import PerformanceModel, Prediction
     from recommender.pending import batch
     from recommender.pricing import PurchaseOption, Usage, parse_purchase
@@ -26,9 +27,11 @@ if TYPE_CHECKING:
     from recommender.question import Question
     from recommender.recommendation import NextRun, Quantiles, Recommendation, Row
     from recommender.report.plots import time_against_cost
+    from recommender.report.regret_plots import write_plots
     from recommender.runs import Runs, append_run, read_runs, write_runs
     from recommender.strategies import Auto, ModelBased, Strategy, strategies, strategy
     from recommender.study import Study, studies
+    from recommender.summary import summarise
 
 _MODULE_OF = {
     **dict.fromkeys(("Candidates", "Configuration", "Exclusion"), "candidates"),
@@ -45,6 +48,7 @@ _MODULE_OF = {
         ),
         "errors",
     ),
+    "evaluate": "evaluation",
     **dict.fromkeys(("PerformanceModel", "Prediction"), "models"),
     "batch": "pending",
     **dict.fromkeys(("PurchaseOption", "Usage", "parse_purchase"), "pricing"),
@@ -53,9 +57,11 @@ _MODULE_OF = {
     "Question": "question",
     **dict.fromkeys(("NextRun", "Quantiles", "Recommendation", "Row"), "recommendation"),
     "time_against_cost": "report.plots",
+    "write_plots": "report.regret_plots",
     **dict.fromkeys(("Runs", "append_run", "read_runs", "write_runs"), "runs"),
     **dict.fromkeys(("Auto", "ModelBased", "Strategy", "strategies", "strategy"), "strategies"),
     **dict.fromkeys(("Study", "studies"), "study"),
+    "summarise": "summary",
 }
 
 __all__ = [
@@ -88,6 +94,7 @@ __all__ = [
     "append_run",
     "batch",
     "build_problem",
+    "evaluate",
     "fetch_dataset",
     "load_catalogue",
     "parse_purchase",
@@ -97,7 +104,9 @@ __all__ = [
     "strategies",
     "strategy",
     "studies",
+    "summarise",
     "time_against_cost",
+    "write_plots",
     "write_runs",
 ]
 

@@ -1,0 +1,169 @@
+"""`recommender evaluate`: strategies replayed on a recorded table."""
+
+from __future__ import annotations
+
+import sys
+import time
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from recommender.commands.options import (
+    CandidatesFile,
+    Format,
+    FormatOption,
+    Objective,
+    ObjectiveOption,
+    Prices,
+    words,
+)
+from recommender.errors import InputError
+
+QUIET_S = 2.0
+"""Work that takes no longer is not worth a progress bar."""
+PARALLEL, OUTPUT = "How it is computed", "What comes out"
+
+
+class GroupBy(StrEnum):
+    """Whose runs are kept out of a workload's archive."""
+
+    APPLICATION = "application"
+    WORKLOAD = "workload"
+
+
+class Backend(StrEnum):
+    """What runs the jobs."""
+
+    LOKY = "loky"
+    DASK = "dask"
+
+
+def evaluate(
+    runs: Annotated[Path, typer.Argument(help="Runs table (CSV or Parquet) of several workloads.", show_default=False)],
+    strategies: Annotated[
+        str, typer.Option(help="Names, comma-separated; random, column-mean and best-fixed are always added.")
+    ] = "",
+    candidates: CandidatesFile = None,
+    objective: ObjectiveOption = Objective.COST,
+    deadline_quantile: Annotated[
+        float | None,
+        typer.Option(help="Each workload's deadline: this quantile of its completed runtimes, 0 to 1; default: none."),
+    ] = None,
+    steps: Annotated[int, typer.Option(min=1, help="Most runs of an episode.")] = 15,
+    seeds: Annotated[int, typer.Option(min=1, help="Episodes of each strategy on each workload.")] = 20,
+    group_by: Annotated[
+        GroupBy,
+        typer.Option(help="Keep runs of the same application, or only of the workload itself, out of the archive."),
+    ] = GroupBy.APPLICATION,
+    workloads: Annotated[
+        str | None, typer.Option(help="Ask about these only, comma-separated; the others still are archive.")
+    ] = None,
+    purchase: Annotated[str | None, typer.Option(help="How runs are paid: one option; default on-demand.")] = None,
+    prices: Prices = None,
+    region: Annotated[
+        str | None, typer.Option(help="Region of the catalogue's prices; default: the runs' own.")
+    ] = None,
+    jobs: Annotated[int, typer.Option(min=1, help="Processes.", rich_help_panel=PARALLEL)] = 2,
+    backend: Annotated[Backend, typer.Option(help="What runs them.", rich_help_panel=PARALLEL)] = Backend.LOKY,
+    dask_address: Annotated[
+        str | None,
+        typer.Option(help="Scheduler of a dask cluster; default: a local one.", rich_help_panel=PARALLEL),
+    ] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            help="Write every step (.csv or .parquet). Interrupted, the same command continues.", rich_help_panel=OUTPUT
+        ),
+    ] = None,
+    restart: Annotated[
+        bool, typer.Option("--restart", help="Throw an interrupted evaluation's episodes away.", rich_help_panel=OUTPUT)
+    ] = False,
+    plots: Annotated[
+        Path | None, typer.Option(help="Write plots of regret into this directory.", rich_help_panel=OUTPUT)
+    ] = None,
+    form: FormatOption = Format.TABLE,
+) -> None:
+    """Replay strategies on recorded runs: how good is what they recommend, after how many runs, at what cost.
+
+    Each workload is asked about as if it were new; what a strategy wants measured is looked up.
+
+    Example: recommender evaluate runs.csv --candidates candidates.csv --strategies random --seeds 5 --out results.csv
+    """
+    from recommender.evaluation import plan, run
+    from recommender.pricing import parse_purchase
+    from recommender.report.evaluation import as_csv, as_json, as_text
+
+    options = parse_purchase(purchase) if purchase else ()
+    if len(options) > 1:
+        raise InputError(
+            f"--purchase {purchase} names {len(options)} purchase options; an evaluation compares configurations paid in "
+            f"one way: name one, such as {options[0].name}"
+        )
+    if dask_address and backend is not Backend.DASK:
+        raise InputError("--dask-address is for --backend dask only; give both or neither")
+    planned = plan(
+        runs,
+        strategies=words(strategies),
+        candidates=candidates,
+        objective="cost" if objective is Objective.COST else "runtime",
+        deadline_quantile=deadline_quantile,
+        steps=steps,
+        seeds=seeds,
+        group_by="application" if group_by is GroupBy.APPLICATION else "workload",
+        workloads=words(workloads) or None,
+        prices=prices,
+        purchase=options[0] if options else None,
+        region=region,
+    )
+    for note in planned.notes:
+        typer.echo(f"note: {note}", err=True)
+    with _Bar() as bar:
+        results = run(
+            planned,
+            jobs=jobs,
+            backend="dask" if backend is Backend.DASK else "loky",
+            dask_address=dask_address,
+            out=out,
+            restart=restart,
+            progress=bar.update if sys.stderr.isatty() else None,
+        )
+    if form is Format.JSON:
+        typer.echo(as_json(results, planned.notes), nl=False)
+    else:
+        typer.echo(as_csv(results) if form is Format.CSV else as_text(results), nl=False)
+    if plots is not None:
+        from recommender.report.regret_plots import write_plots
+
+        for path in write_plots(results, plots):
+            typer.echo(f"wrote {path}", err=True)
+    if out is not None:
+        typer.echo(f"wrote {out}", err=True)
+
+
+class _Bar:
+    """A progress bar on stderr, once the work has taken longer than `QUIET_S`."""
+
+    def __init__(self) -> None:
+        from rich.console import Console
+        from rich.progress import MofNCompleteColumn, Progress
+
+        columns = (*Progress.get_default_columns(), MofNCompleteColumn())
+        self._progress = Progress(*columns, console=Console(stderr=True), transient=True)
+        self._task = self._progress.add_task("episodes", total=None)
+        self._started, self._shown = time.monotonic(), False
+
+    def __enter__(self) -> _Bar:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._shown:
+            self._progress.stop()
+
+    def update(self, done: int, total: int) -> None:
+        """Show `done` of `total` episodes."""
+        if not self._shown and time.monotonic() - self._started > QUIET_S:
+            self._progress.start()
+            self._shown = True
+        self._progress.update(self._task, completed=done, total=total)
