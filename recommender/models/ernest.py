@@ -201,11 +201,9 @@ class Ernest:
             for here, mine, said, alike in _combinations(problem, runs)
         ]
         n = len(problem.configurations)
-        whole = {
-            name: np.empty(n, dtype=getattr(parts[0][1], name).dtype)
-            for name in ("log_runtime", "spread", "evidence", "family_spread")
-        }
-        part_of, position = np.empty(n, dtype=np.intp), np.empty(n, dtype=np.intp)
+        fields = ("log_runtime", "spread", "evidence", "family_spread")
+        whole = {name: np.empty(n, dtype=getattr(parts[0][1], name).dtype) for name in fields}
+        part_of, position = np.empty((2, n), dtype=np.intp)
         for k, (here, belief, said, alike) in enumerate(parts):
             for name, values in whole.items():
                 values[here] = getattr(belief, name)
@@ -216,11 +214,13 @@ class Ernest:
             warnings.extend(said)
 
         def binding(i: int) -> str:
-            said: str = parts[part_of[i]][1].binding(int(position[i])) + memory.remark(i)
-            return said
+            return str(parts[part_of[i]][1].binding(int(position[i])) + memory.remark(i))
 
         prediction = Prediction(
-            **whole,
+            log_runtime=whole["log_runtime"],
+            spread=whole["spread"],
+            evidence=whole["evidence"],
+            family_spread=whole["family_spread"],
             completing=np.ones(n),
             excluded=memory.excluded,
             reasons=memory.reasons,
