@@ -15,7 +15,7 @@ import numpy as np
 
 from recommender.candidates import Configuration
 from recommender.errors import RecommenderError, UnknownNameError, did_you_mean
-from recommender.models import PerformanceModel, Prediction, configuration_rows, measured
+from recommender.models import PerformanceModel, Prediction, configuration_rows, measured, nothing_known
 from recommender.models.completing import tried
 from recommender.models.ernest import MINIMUM_POINTS, Ernest, distinct_points
 from recommender.models.gaussian_process import GaussianProcess
@@ -26,7 +26,7 @@ from recommender.problem import Problem
 from recommender.ranking import rank
 from recommender.recommendation import NextRun, Recommendation
 from recommender.runs import Runs
-from recommender.search.acquisition import Acquisition, ConstrainedImprovement, proposal
+from recommender.search.acquisition import Acquisition, ConstrainedImprovement, proposal, row_of, unscored
 from recommender.search.bandit import CloudBandit
 from recommender.search.designs import ConfirmBest, InitialDesign, QuasiRandom, Uniform
 from recommender.search.stopping import Never, SmallImprovement, StoppingRule
@@ -93,7 +93,8 @@ class ModelBased:
         """The design's next configuration; else the best by the acquisition; or None and why the search stops."""
         start = self.design.propose(problem, runs, rng, None) if self.design is not None else None
         if start is not None:
-            return NextRun(**{"why": "a start of the search", **vars(start)}), ""
+            stopped = self.stop.reason(problem, runs, nothing_known(problem), unscored(problem), row_of(problem, start))
+            return (None, stopped) if stopped else (NextRun(**{"why": "a start of the search", **vars(start)}), "")
         prediction = prediction or self.model.predict(problem, runs)
         if self.acquisition is None or not np.isfinite(prediction.log_runtime).any():
             return None, ""

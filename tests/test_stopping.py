@@ -88,6 +88,13 @@ class TestMoney:
         # 6 runs of 0.1 USD were made and the next is expected to cost 0.1 USD.
         assert bool(reason(SearchBudget(budget), *ask(6), 0.5)) is stops
 
+    @pytest.mark.parametrize(("budget", "starts"), [(0.19, False), (0.21, True)])
+    def test_the_starts_of_a_search_end_with_the_budget_too(self, budget: float, starts: bool) -> None:
+        made = replace(strategy("cherrypick"), stop=SearchBudget(budget))  # type: ignore[type-var]
+        problem, runs = ask(2)
+        assert (made.suggest(problem, runs) is not None) is starts  # type: ignore[attr-defined]
+        assert any("were spent" in w for w in made.recommend(problem, runs).warnings) is not starts  # type: ignore[attr-defined]
+
     def test_failed_and_stopped_runs_were_paid_too_and_a_bill_counts_as_billed(self) -> None:
         problem, runs = ask(3)
         frame = runs.frame.assign(status=["failed", "timed_out", "completed"], cost_usd=[np.nan, np.nan, 5.0])

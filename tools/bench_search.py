@@ -54,7 +54,7 @@ def replay(task: Task) -> list[dict[str, Any]]:
     value = usd if task.objective == "cost" else table["runtime_s"].to_numpy(float)
     feasible = (table["status"] == "completed").to_numpy()
     if deadline is not None:
-        feasible &= table["runtime_s"].to_numpy(float) <= deadline
+        feasible = feasible & (table["runtime_s"].to_numpy(float) <= deadline)
     optimum = value[feasible].min()
     where = {key: i for i, key in enumerate(zip(table["instance_type"], table["node_count"], strict=True))}
     blank, _ = build_problem(None, workload=task.workload, candidates=task.candidates, objective=task.objective)

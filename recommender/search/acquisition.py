@@ -15,9 +15,11 @@ from dataclasses import dataclass, replace
 from typing import Protocol
 
 import numpy as np
+import pandas as pd
 from scipy.special import ndtr
 
-from recommender.models import Array, PerformanceModel, Prediction, measured
+from recommender.candidates import Configuration
+from recommender.models import Array, PerformanceModel, Prediction, configuration_rows, measured
 from recommender.models._skopt import expected_improvement
 from recommender.pricing import BY_NAME, PurchaseOption, price_option
 from recommender.problem import Objective, Problem
@@ -43,6 +45,11 @@ class Scores:
         if self.improvement is None:
             return self.why
         return f"{self.why} on the best so far, {self.improvement[row]:.1%} of it"
+
+
+def unscored(problem: Problem) -> Scores:
+    """What is known of the starts of a search: nothing."""
+    return Scores(np.full(len(problem.configurations), np.nan), None, None, "a start of the search")
 
 
 class Acquisition(Protocol):
@@ -171,3 +178,13 @@ def proposal(problem: Problem, prediction: Prediction, row: int, why: str) -> Ne
         expected_cost_usd=float(cost) if np.isfinite(cost) else None,
         **vars(problem.candidates.configuration(row)),
     )
+
+
+def row_of(problem: Problem, configuration: Configuration) -> int:
+    """Row of a configuration among the problem's; -1 where it is no candidate."""
+    cells = {
+        "instance_type": configuration.instance_type,
+        "node_count": configuration.node_count,
+        **configuration.params,
+    }
+    return int(configuration_rows(problem, pd.DataFrame([cells]))[0])

@@ -51,10 +51,10 @@ class Uniform:
     ) -> Configuration | None:
         """Return an unmeasured configuration, each with equal probability."""
         configurations = problem.configurations
-        tried = np.zeros(len(configurations), dtype=bool)
+        unmeasured = np.ones(len(configurations), dtype=bool)
         rows = configuration_rows(problem, runs.frame)
-        tried[rows[rows >= 0]] = True
-        left = np.flatnonzero(~tried)
+        unmeasured[rows[rows >= 0]] = False
+        left = np.flatnonzero(unmeasured)
         if not len(left):
             return None
         i = int(rng.choice(left))

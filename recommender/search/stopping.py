@@ -77,14 +77,20 @@ class SearchBudget:
     def reason(self, problem: Problem, runs: Runs, prediction: Prediction, scores: Scores, row: int) -> str:
         """Stop when what was spent and the next run's expected cost pass the budget.
 
+        While nothing is believed of the next run (a start of the search), when all of the budget is spent.
+
         Raises
         ------
         InputError
             When a run's or the next one's cost is not known: an unknown cost is not 0.
         """
-        spent, following = spent_usd(problem, runs), expected_run_usd(problem, prediction, row)
+        spent = spent_usd(problem, runs)
+        gone = f"{format_usd(spent)} of {format_usd(self.usd)} were spent"
+        if not np.isfinite(prediction.log_runtime[row]):
+            return gone if spent >= self.usd else ""
+        following = expected_run_usd(problem, prediction, row)
         return (
-            f"{format_usd(spent)} of {format_usd(self.usd)} were spent and the next run is expected to cost {format_usd(following)}"
+            f"{gone} and the next run is expected to cost {format_usd(following)}"
             if spent + following > self.usd
             else ""
         )
