@@ -100,7 +100,10 @@ def tune(
                         on_start(given[0])
                     flying[pool.submit(_measure, study, command, given[0], stop)] = given[0]
                 if flying:
-                    for future in wait(flying, return_when=FIRST_COMPLETED).done:
+                    done = set[Future[Outcome]]()
+                    while not done:  # now and then, since a signal that comes just before a wait would not end it
+                        done = wait(flying, timeout=0.5, return_when=FIRST_COMPLETED).done
+                    for future in done:
                         pending, outcome = flying.pop(future), future.result()
                         ended.append(outcome)
                         failed_in_a_row = failed_in_a_row + 1 if outcome.status == "failed" else 0
