@@ -51,7 +51,15 @@ def chance(*rows: tuple[float, int, str]) -> dict[tuple[float, int], float]:
         count[i] += status == "completed"
         failures[i] += status == "failed"
         censored[i] = math.log(100.0) if status == "timed_out" else censored[i]
-    seen = Measured(count, np.where(count > 0, math.log(100.0), np.nan), failures, censored, 0.05)
+    seen = Measured(
+        count=count,
+        log_runtime=np.where(count > 0, math.log(100.0), np.nan),
+        failures=failures,
+        stopped=np.isfinite(censored).astype(float),
+        survived=np.zeros(12),
+        censored_log=censored,
+        noise=0.05,
+    )
     return dict(zip(cells, map(float, completing(blank(), seen)), strict=True))
 
 

@@ -16,7 +16,7 @@ from recommender.models import EVIDENCE, measured
 from recommender.models.ernest import Ernest
 from recommender.models.memory import MemoryLimit
 from recommender.models.points import run_points
-from recommender.models.yardsticks import ColumnMean, additive
+from recommender.models.yardsticks import ColumnMean, MeasuredOnly, additive
 from recommender.problem import Problem, build_problem
 from recommender.recommendation import Recommendation
 from recommender.runs import Runs
@@ -356,7 +356,10 @@ class TestWhatWouldHelp:
 
 
 def test_repetitions_that_disagree_widen_what_was_measured() -> None:
-    rows = [run("a", 1, t) for t in (60.0, 100.0, 160.0)]
-    spread = measured(*ask(rows, candidates=POOL)).noise
-    assert spread > 0.35, "the sample's own standard deviation is 0.49, of two degrees of freedom"
-    assert measured(*ask([run("a", 1, 100.0)], candidates=POOL)).noise > 0.07, "nothing repeated: not just the prior"
+    def spread(*seconds: float) -> float:
+        problem, mine = ask([run("a", 1, t) for t in seconds], candidates=POOL)
+        return float(MeasuredOnly().predict(problem, mine).spread[0])
+
+    assert spread(60.0, 100.0, 160.0) > 0.45, "the sample's own standard deviation is 0.49, of two degrees of freedom"
+    assert spread(100.0) > 0.1, "nothing repeated: not just the prior"
+    assert spread(*([100.0, 101.0] * 20)) < 0.02

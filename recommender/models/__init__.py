@@ -99,6 +99,8 @@ class Measured:
     """ln of the longest time a run was stopped at without having completed, -inf if none."""
     noise: float
     """Standard deviation of ln(runtime) between repetitions, pooled over all runs."""
+    noise_dof: float = NOISE_PRIOR_DOF
+    """Degrees of freedom of `noise`."""
 
     @property
     def lost(self) -> Array:
@@ -130,6 +132,7 @@ def measured(problem: Problem, runs: Runs) -> Measured:
     censored, least = np.full(n, -np.inf), np.full(n, np.inf)
     np.maximum.at(censored, row[stopped], log_t[stopped])
     np.minimum.at(least, row[failed | stopped], size[failed | stopped])
+    noise, dof = _noise(runs)
     beyond = whole & completed & (size >= least[row] * (1 - 1e-9))
     return Measured(
         count=count,
@@ -138,7 +141,8 @@ def measured(problem: Problem, runs: Runs) -> Measured:
         stopped=np.bincount(row[stopped], minlength=n).astype(float),
         survived=np.bincount(row[beyond], minlength=n).astype(float),
         censored_log=censored,
-        noise=repetition_noise(runs),
+        noise=noise,
+        noise_dof=dof,
     )
 
 
@@ -165,25 +169,27 @@ def comparable(keys: pd.DataFrame) -> pd.DataFrame:
 
 
 def repetition_noise(runs: Runs) -> float:
-    """Spread of ln(runtime) between repetitions, never zero: pooled variance shrunk to NOISE_PRIOR.
+    """Pooled standard deviation of ln(runtime) between repetitions, shrunk to NOISE_PRIOR; never zero."""
+    return _noise(runs)[0]
 
-    Scaled from a Student t with the degrees of freedom there are to a normal of equal 10th and 90th percentile, so few
-    repetitions give wide intervals.
-    """
+
+def _noise(runs: Runs) -> tuple[float, float]:
+    """The same, and its degrees of freedom, the prior's included."""
     frame = runs.completed
     keys = ["instance_type", "node_count", "vcpus", *runs.inputs, *runs.params]
     log_t = pd.Series(np.log(frame["runtime_s"].to_numpy(float)), index=frame.index)
     groups = log_t.groupby([frame[k] for k in keys], dropna=False)
     squares = float(((log_t - groups.transform("mean")) ** 2).sum()) if len(frame) else 0.0
     dof = NOISE_PRIOR_DOF + (len(frame) - groups.ngroups if len(frame) else 0)
-    return float(np.sqrt((squares + NOISE_PRIOR_DOF * NOISE_PRIOR**2) / dof) * stdtrit(dof, 0.9) / ndtri(0.9))
+    return float(np.sqrt((squares + NOISE_PRIOR_DOF * NOISE_PRIOR**2) / dof)), dof
 
 
 def with_measurements(prediction: Prediction, problem: Problem, runs: Runs) -> Prediction:
     """Join a model's belief with what was measured of the very configuration.
 
     Mean and variance are the product of two normals: the model's (its spread less the noise of one run) and that of
-    the mean of k runs, noise²/k. A run that was stopped makes the configuration at least that slow. A configuration of
+    the mean of k runs, noise²/k; the noise is then widened to the normal that has the 10th and 90th percentile of a Student
+    t with its degrees of freedom. A run that was stopped makes the configuration at least that slow. A configuration of
     which runs were lost and none completed since is excluded; where any were lost, P(completing) is
     (survived + 1)/(survived + lost + 1).
     """
@@ -198,7 +204,8 @@ def with_measurements(prediction: Prediction, problem: Problem, runs: Runs) -> P
         weight * np.nan_to_num(seen.log_runtime) + (1 - weight) * np.nan_to_num(prediction.log_runtime),
         prediction.log_runtime,
     )
-    variance = np.where(has, np.where(know, weight, 1.0) * noise2 / np.maximum(k, 1) + noise2, prediction.spread**2)
+    wide2 = noise2 * float(stdtrit(seen.noise_dof, 0.9) / ndtri(0.9)) ** 2
+    variance = np.where(has, np.where(know, weight, 1.0) * wide2 / np.maximum(k, 1), model2) + wide2
     mean = np.where(np.isfinite(seen.censored_log), np.fmax(mean, seen.censored_log), mean)
     bad = ~has & (seen.survived == 0) & (seen.lost > 0)
     code = np.int16(len(prediction.reasons) + 1)
@@ -224,7 +231,7 @@ def with_measurements(prediction: Prediction, problem: Problem, runs: Runs) -> P
         preference=prediction.preference,
         warnings=prediction.warnings,
         binding=prediction.binding,
-        noise=seen.noise,
+        noise=float(np.sqrt(wide2)),
         draws=prediction.draws,
     )
 
