@@ -57,4 +57,4 @@ def strategies() -> None:
     for name, make in known().items():
         made = make()
         why = getattr(made, "why", None) or (made.__doc__ or "").strip().splitlines()[0].rstrip(".")
-        typer.echo(f"{name:<12}  {why}")
+        typer.echo(f"{name:<19}  {why}")
