@@ -301,9 +301,9 @@ def test_a_run_that_the_contract_does_not_allow_is_refused_and_stays_pending(
 @pytest.mark.parametrize(
     ("wanted", "nearest"),
     [
-        (desk("3.6", "b"), "desk x1 threads=4.0 mode=b"),
-        (replace(desk(2, "c"), instance_type="dusk"), "desk x1 threads=2.0 mode=c"),
-        (replace(desk(1, "d"), node_count=4), "desk x1 threads=1.0 mode=d"),
+        (desk("3.6", "b"), "desk x1 threads=4 mode=b"),
+        (replace(desk(2, "c"), instance_type="dusk"), "desk x1 threads=2 mode=c"),
+        (replace(desk(1, "d"), node_count=4), "desk x1 threads=1 mode=d"),
     ],
 )
 def test_a_run_of_no_candidate_is_refused_with_the_nearest_one(
