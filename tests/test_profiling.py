@@ -289,9 +289,10 @@ def test_a_table_that_is_not_valid_is_refused_and_left_alone(tmp_path: Path) -> 
 @pytest.mark.filterwarnings("ignore:unclosed file", "ignore::pytest.PytestUnraisableExceptionWarning")
 def test_an_interruption_ends_the_command_and_goes_on() -> None:
     pids: list[int] = []
+    others = set(psutil.Process().children())  # of tests that ran before
 
     def interrupt(*_: object) -> None:
-        pids.extend(child.pid for child in psutil.Process().children())
+        pids.extend(child.pid for child in set(psutil.Process().children()) - others)
         raise KeyboardInterrupt
 
     before = signal.signal(signal.SIGALRM, interrupt)
