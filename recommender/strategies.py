@@ -19,6 +19,7 @@ from recommender.models import PerformanceModel, Prediction, configuration_rows,
 from recommender.models.completing import tried
 from recommender.models.ernest import MINIMUM_POINTS, Ernest, distinct_points
 from recommender.models.gaussian_process import GaussianProcess
+from recommender.models.prior import LearnedPrior
 from recommender.models.trees import BaggedTrees
 from recommender.models.yardsticks import BestFixed, ColumnMean, MeasuredOnly, PriceOnly
 from recommender.pricing import BY_NAME, price_option
@@ -26,7 +27,7 @@ from recommender.problem import Problem
 from recommender.ranking import rank
 from recommender.recommendation import NextRun, Recommendation
 from recommender.runs import Runs
-from recommender.search.acquisition import Acquisition, ConstrainedImprovement, proposal, row_of, unscored
+from recommender.search.acquisition import Acquisition, ConstrainedImprovement, ImprovementPerCost, proposal, row_of, unscored
 from recommender.search.bandit import CloudBandit
 from recommender.search.designs import ConfirmBest, InitialDesign, QuasiRandom, Uniform
 from recommender.search.stopping import Never, SmallImprovement, StoppingRule
@@ -96,7 +97,8 @@ class ModelBased:
             stopped = self.stop.reason(problem, runs, nothing_known(problem), unscored(problem), row_of(problem, start))
             return (None, stopped) if stopped else (NextRun(**{"why": "a start of the search", **vars(start)}), "")
         prediction = prediction or self.model.predict(problem, runs)
-        if self.acquisition is None or not np.isfinite(prediction.log_runtime).any():
+        believed = prediction.mixture is not None or np.isfinite(prediction.log_runtime).any()
+        if self.acquisition is None or not believed:
             return None, ""
         scores = self.acquisition.scores(problem, runs, prediction, self.model)
         open_ = ~tried(measured(problem, runs)) & (prediction.excluded == 0) & ~np.isnan(scores.score)
@@ -231,6 +233,14 @@ TABLE: dict[str, Callable[[], Strategy]] = {
         "cloudbandit",
         "a bandit over providers (or instance families), searching with trees in each (Lazuka et al. 2022)",
         replace(trees(), stop=Never()),
+    ),
+    "prior": lambda: ModelBased(
+        "prior",
+        "scaling laws, other workloads and the workload's own runs in one posterior",
+        LearnedPrior(),
+        None,
+        ImprovementPerCost(),
+        SmallImprovement(0.005, at_least=4),
     ),
     "price-only": lambda: ModelBased(
         "price-only", "cheapest per hour among the candidates; runtimes are not considered", PriceOnly(), None

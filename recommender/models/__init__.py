@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -17,6 +17,9 @@ from scipy.special import ndtri, stdtrit
 from recommender.inputs import scale_column
 from recommender.problem import Problem
 from recommender.runs import Runs
+
+if TYPE_CHECKING:
+    from recommender.models.mixture import Mixture
 
 Array = npt.NDArray[np.float64]
 Draws = Callable[[npt.NDArray[np.intp], int, np.random.Generator], Array]
@@ -61,6 +64,8 @@ class Prediction:
     """The part of `spread` that is the noise of a single run; 0 where the model does not tell it apart."""
     draws: Draws | None = None
     """Joint draws, for questions about several configurations at once; None where the model has none."""
+    mixture: Mixture | None = None
+    """The beliefs that `log_runtime` and `spread` are the moments of, where they are not one normal."""
 
     @property
     def latent(self) -> Array:
@@ -233,6 +238,7 @@ def with_measurements(prediction: Prediction, problem: Problem, runs: Runs) -> P
         binding=prediction.binding,
         noise=float(np.sqrt(wide2)),
         draws=prediction.draws,
+        mixture=prediction.mixture,
     )
 
 

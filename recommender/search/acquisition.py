@@ -26,12 +26,15 @@ import pandas as pd
 from scipy.special import ndtr
 
 from recommender.candidates import Configuration
-from recommender.models import Array, PerformanceModel, Prediction, configuration_rows, measured
+from recommender.models import Array, Measured, PerformanceModel, Prediction, configuration_rows, measured
 from recommender.models._skopt import expected_improvement
 from recommender.pricing import BY_NAME, PurchaseOption, price_option
 from recommender.problem import Objective, Problem
 from recommender.recommendation import NextRun
 from recommender.runs import Runs
+
+
+POWER = 0.0
 
 
 @dataclass(frozen=True)
@@ -169,6 +172,55 @@ class ConstrainedImprovement:
         gain[known] = expected_improvement(mean - cap, spread, 0.0) + (best[0] - cap) * ndtr(limit)
         score = gain * prediction.completing
         return Scores(score, -np.expm1(-score), float(np.exp(best[0])), "largest expected improvement")
+
+
+@dataclass(frozen=True)
+class ImprovementPerCost:
+    """Expected improvement x P(the constraints hold).
+
+    Of a model that is a mixture the improvement is the mean over its parts, so that a small chance of a large saving is
+    not averaged away first. While nothing measured is feasible, the improvement on the candidates' median is taken.
+    """
+
+    def scores(self, problem: Problem, runs: Runs, prediction: Prediction, model: PerformanceModel) -> Scores:
+        """Return EI p / expected value; `improvement` is 1 − exp(−EI p)."""
+        mixture = prediction.mixture
+        assert mixture is not None, "a model that is a mixture is needed"
+        n, ln_t = len(prediction.log_runtime), prediction.log_runtime
+        centre = mixture.moments(n)[0]
+        if not np.isfinite(ln_t).any():
+            # Only the order is known. Without a level it is priced as if runs took an hour, beyond any billing minimum.
+            ln_t = centre + (np.log(3600.0) if np.isnan(mixture.level) else 0.0)
+        low, value, high = log_objective(problem, ln_t + np.array([[-0.1], [0.0], [0.1]]), objective=problem.objective)
+        slope = (high - low) / 0.2
+        best, seen = incumbent(problem, runs), measured(problem, runs)
+        reference = best[0] if best else float(np.median(value[np.isfinite(value) & (prediction.excluded == 0)]))
+        gain = np.empty(n)
+        for block, weight, mean, spread, _ in mixture.blocks(np.arange(n)):
+            v = value[block] + slope[block] * (mean - centre[block])
+            sigma = np.maximum(spread * slope[block], 1e-9)
+            z = (reference - v) / sigma
+            gain[block] = weight @ (sigma * (z * ndtr(z) + np.exp(-0.5 * z**2) / np.sqrt(2.0 * np.pi)))
+        feasible = prediction.completing * self._constraints(problem, prediction, ln_t, seen)
+        score = gain * feasible
+        per = score / np.exp(POWER * (value - np.nanmin(value)))
+        if best is None:
+            return Scores(per, None, None, "likely to be good, for what it costs to run")
+        why = "largest expected improvement for what it costs to run"
+        return Scores(per, -np.expm1(-score), float(np.exp(best[0])), why)
+
+    def _constraints(self, problem: Problem, prediction: Prediction, ln_t: Array, seen: Measured) -> Array:
+        """P(deadline, budget and the longest limit met hold); shape (configurations,)."""
+        mixture, result = prediction.mixture, np.ones(len(ln_t))
+        if mixture is None or np.isnan(mixture.level):
+            return result
+        if problem.deadline_s is not None:
+            result = mixture.below(np.full(len(ln_t), np.log(problem.deadline_s)))
+        if problem.budget_usd is not None:
+            steps = np.array([[-1.0], [0.0], [1.0]]) * prediction.spread
+            low, cost, high = log_objective(problem, ln_t + steps, objective="cost")
+            result = result * ndtr((np.log(problem.budget_usd) - cost) / np.maximum((high - low) / 2.0, 1e-9))
+        return result
 
 
 def unconstrained(problem: Problem) -> Problem:
