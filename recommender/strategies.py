@@ -19,6 +19,7 @@ from recommender.models import PerformanceModel, Prediction, configuration_rows,
 from recommender.models.completing import tried
 from recommender.models.ernest import MINIMUM_POINTS, Ernest, distinct_points
 from recommender.models.gaussian_process import GaussianProcess
+from recommender.models.pairwise import PairwiseTrees
 from recommender.models.trees import BaggedTrees
 from recommender.models.yardsticks import BestFixed, ColumnMean, MeasuredOnly, PriceOnly
 from recommender.pricing import BY_NAME, price_option
@@ -225,6 +226,14 @@ TABLE: dict[str, Callable[[], Strategy]] = {
         QuasiRandom(2),
         ConstrainedImprovement(constrained=False),
         SmallImprovement(0.06),
+    ),
+    "arrow": lambda: ModelBased(
+        "arrow",
+        "extra-trees on pairs of configurations, with the counters of what was run (Hsu et al. 2018)",
+        PairwiseTrees(),
+        QuasiRandom(3),
+        ConstrainedImprovement(),
+        SmallImprovement(0.10),
     ),
     "trees": trees,
     "cloudbandit": lambda: CloudBandit(

@@ -79,12 +79,14 @@ class PerformanceModel(Protocol):
 
 @dataclass(frozen=True)
 class Measured:
-    """What was measured of each configuration; arrays of shape (configurations,).
+    """What was measured of each configuration; arrays of shape (configurations,) unless said.
 
     More input takes no less time and fails no less often: a run that failed or was stopped at a smaller input counts at
     the one asked about, and one that completed a larger input shows that this one can be completed.
     """
 
+    row: npt.NDArray[np.intp]
+    """(runs,): the configuration that the run completed whole at the input asked about, else -1."""
     count: Array
     """Runs completed at the input asked about."""
     log_runtime: Array
@@ -135,6 +137,7 @@ def measured(problem: Problem, runs: Runs) -> Measured:
     noise, dof = _noise(runs)
     beyond = whole & completed & (size >= least[row] * (1 - 1e-9))
     return Measured(
+        row=np.where(done, row, -1),
         count=count,
         log_runtime=np.where(count > 0, total / np.maximum(count, 1), np.nan),
         failures=np.bincount(row[failed], minlength=n).astype(float),
