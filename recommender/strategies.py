@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from importlib.metadata import entry_points
+from functools import cache
+from importlib.metadata import EntryPoint, entry_points
 from typing import Protocol
 
 import numpy as np
@@ -256,6 +257,12 @@ TABLE: dict[str, Callable[[], Strategy]] = {
 }
 
 
+@cache
+def _installed() -> tuple[EntryPoint, ...]:
+    """What installed packages add; looked for once, since it reads the metadata of every package."""
+    return tuple(entry_points(group=ENTRY_POINT_GROUP))
+
+
 def strategies() -> dict[str, Callable[[], Strategy]]:
     """Every known strategy: the table's and those that installed packages add.
 
@@ -265,7 +272,7 @@ def strategies() -> dict[str, Callable[[], Strategy]]:
         When a package adds a name that is taken.
     """
     found = dict(TABLE)
-    for point in entry_points(group=ENTRY_POINT_GROUP):
+    for point in _installed():
         if point.name in found:
             raise RecommenderError(
                 f"two strategies are named {point.name!r}; the one from {point.value} must be renamed or uninstalled"

@@ -76,10 +76,19 @@ def ernest() -> str:
     return table.stdout.rstrip()
 
 
+def arrow() -> str:
+    """Judge Arrow on the AWS part of Lumos."""
+    table = subprocess.run(
+        [sys.executable, "tools/bench_arrow.py"], cwd=ROOT, check=True, capture_output=True, text=True
+    )
+    return table.stdout.rstrip()
+
+
 SECTIONS: dict[str, tuple[str, Callable[[], str]]] = {
     "startup": ("Start-up", startup),
     "catalogue": ("Scoring the whole catalogue", catalogue),
     "ernest": ("Ernest on C3O", ernest),
+    "arrow": ("Arrow on the AWS part of Lumos", arrow),
 }
 
 

@@ -14,6 +14,7 @@ import numpy.typing as npt
 import pandas as pd
 from scipy.special import ndtri, stdtrit
 
+from recommender.candidates import comparable as comparable
 from recommender.inputs import scale_column
 from recommender.problem import Problem
 from recommender.runs import Runs
@@ -154,21 +155,7 @@ def configuration_rows(problem: Problem, frame: pd.DataFrame) -> npt.NDArray[np.
     keys = problem.candidates.key_columns
     if missing := [k for k in keys if k not in frame]:
         frame = frame.assign(**dict.fromkeys(missing, np.nan))
-    index = pd.MultiIndex.from_frame(comparable(problem.configurations[keys]))
-    return index.get_indexer(pd.MultiIndex.from_frame(comparable(frame[keys])))
-
-
-def comparable(keys: pd.DataFrame) -> pd.DataFrame:
-    """Keys that are equal where their values are: one table may hold 32 as a number, the other as text beside `auto`."""
-
-    def plain(value: object) -> object:
-        try:
-            return float(value)  # type: ignore[arg-type]
-        except (TypeError, ValueError):
-            return value
-
-    texts = [c for c in keys if str(c).startswith("param.") and not pd.api.types.is_numeric_dtype(keys[c])]
-    return keys.astype(object).assign(**{str(c): keys[c].map(plain).astype(object) for c in texts})
+    return problem.candidates.key_index.get_indexer(pd.MultiIndex.from_frame(comparable(frame[keys])))
 
 
 def repetition_noise(runs: Runs) -> float:

@@ -135,7 +135,7 @@ class PairwiseTrees:
 
         Without a pair, one source alone, every configuration scales perfectly: f = 0.
         """
-        from sklearn.ensemble import ExtraTreesRegressor  # type: ignore[import-untyped]
+        from sklearn.tree import ExtraTreeRegressor  # type: ignore[import-untyped]
 
         trees, at = trees or self.trees, np.arange(len(x)) if at is None else at
         first, second = (index.ravel() for index in np.meshgrid(np.arange(len(sources)), ends, indexing="ij"))
@@ -144,8 +144,12 @@ class PairwiseTrees:
         level = z[sources] if self.target is Target.DIFFERENCE else np.zeros(len(sources))
         if not len(first):
             return Beliefs(np.full((trees, len(at)), z[sources].mean()), np.zeros(len(at)))
-        forest: Any = ExtraTreesRegressor(trees, random_state=int(np.random.default_rng([seed, len(sources)]).integers(2**31)))
-        forest.fit(_pairs(x, facts, sources, first, second), z[second] - level[first])
+        # ExtraTreesRegressor tree by tree, which spares half of the time of so small a forest.
+        rows, target = _pairs(x, facts, sources, first, second), (z[second] - level[first])[:, None]
+        forest: list[Any] = [
+            ExtraTreeRegressor(random_state=int(state)).fit(rows, target, check_input=False)
+            for state in np.random.default_rng([seed, len(sources)]).integers(2**31, size=trees)
+        ]
         step = max(MOST_ROWS // len(sources), 1)
         by_tree, disagreement = np.empty((trees, len(at))), np.empty(len(at))
         for begin in range(0, len(at), step):
@@ -153,7 +157,7 @@ class PairwiseTrees:
             size = len(at[part])
             first, second = np.repeat(np.arange(len(sources)), size), np.tile(at[part], len(sources))
             rows, by_source = _pairs(x, facts, sources, first, second), np.zeros((len(sources), size))
-            for t, tree in enumerate(forest.estimators_):
+            for t, tree in enumerate(forest):
                 g = tree.predict(rows, check_input=False).reshape(by_source.shape) + level[:, None]
                 by_tree[t, part] = g.mean(axis=0)
                 by_source += g / trees
