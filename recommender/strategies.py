@@ -31,6 +31,7 @@ from recommender.runs import Runs
 from recommender.search.acquisition import Acquisition, ConstrainedImprovement, proposal, row_of, unscored
 from recommender.search.bandit import CloudBandit
 from recommender.search.designs import ConfirmBest, InitialDesign, QuasiRandom, Uniform
+from recommender.search.predicted import PredictedBest, PredictedWorse
 from recommender.search.stopping import Never, SmallImprovement, StoppingRule
 
 ENTRY_POINT_GROUP = "recommender.strategies"
@@ -233,8 +234,8 @@ TABLE: dict[str, Callable[[], Strategy]] = {
         "extra-trees on pairs of configurations, with the counters of what was run (Hsu et al. 2018)",
         PairwiseTrees(),
         QuasiRandom(3),
-        ConstrainedImprovement(),
-        SmallImprovement(0.10),
+        PredictedBest(),
+        PredictedWorse(1.1),
     ),
     "trees": trees,
     "cloudbandit": lambda: CloudBandit(

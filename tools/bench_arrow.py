@@ -75,14 +75,14 @@ def variants() -> dict[str, tuple[Any, tuple[Objective, ...]]]:
     predicted = replace(improvement, acquisition=PredictedBest())
     return {
         RIVAL: (improvement, both),
-        "arrow": (replace(improvement, model=pairs), both),
-        "arrow without counters": (replace(improvement, model=blind), both),
-        "arrow predicted best": (replace(predicted, model=pairs), both),
-        "arrow predicted best without counters": (replace(predicted, model=blind), both),
-        "arrow predicted best stop at 1.1": (replace(predicted, model=pairs, stop=PredictedWorse(1.1)), both),
-        "arrow predicted best stop at 1.05": (replace(predicted, model=pairs, stop=PredictedWorse(1.05)), both),
-        "arrow learning z_k": (replace(improvement, model=value), fast),
-        "arrow learning z_k without counters": (replace(improvement, model=bare), fast),
+        "arrow by EI": (replace(improvement, model=pairs), both),
+        "arrow by EI without counters": (replace(improvement, model=blind), both),
+        "arrow": (replace(predicted, model=pairs), both),
+        "arrow without counters": (replace(predicted, model=blind), both),
+        "arrow stop at 1.1": (replace(predicted, model=pairs, stop=PredictedWorse(1.1)), both),
+        "arrow stop at 1.05": (replace(predicted, model=pairs, stop=PredictedWorse(1.05)), both),
+        "arrow by EI learning z_k": (replace(improvement, model=value), fast),
+        "arrow by EI learning z_k without counters": (replace(improvement, model=bare), fast),
         "random": (strategy("random"), both),
     }
 
@@ -184,15 +184,18 @@ def main() -> None:
     for objective in OBJECTIVES:
         part = rows[rows["objective"] == objective]
         means = part.groupby("variant", sort=False)[[*columns, "to 5 %", "runs"]].mean()
+        means["workloads"] = part.groupby("variant")["workload"].nunique()
         means["within 5 % at the end"] = part.groupby("variant")["to 5 %"].agg(
             lambda x: float((x <= given.steps).mean())
         )
         print(f"\n### Objective {objective}\n\n{markdown(means)}")
         print(f"\nWins / losses / ties against {RIVAL}:\n\n{markdown(tally(part, RIVAL, [*columns, 'to 5 %']))}")
-        against = part[part["variant"].isin(["arrow", "arrow without counters", "arrow predicted best"])]
-        print(
-            f"\nAgainst arrow without counters:\n\n{markdown(tally(against, 'arrow without counters', [*columns, 'to 5 %']))}"
-        )
+        ablation = [(n, f"{n} without counters") for n in ("arrow", "arrow by EI", "arrow by EI learning z_k")]
+        kept = [
+            tally(part, blind, [*columns, "to 5 %"]).loc[[n]] for n, blind in ablation if blind in set(part["variant"])
+        ]
+        if kept:
+            print(f"\nThe same with counters against without:\n\n{markdown(pd.concat(kept))}")
     spent = [f"{name} {cpu[name]:.3f}" for name in (RIVAL, "arrow", "arrow without counters") if name in cpu]
     print(f"\nCPU seconds of one belief, median: {', '.join(spent) or 'not measured again'}.")
 

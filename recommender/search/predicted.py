@@ -4,8 +4,8 @@ Notation: v_i, μ_i, m and p_i as in `acquisition`; q the threshold on the predi
 
     score_i = exp(m − μ_i) p_i           stop when exp(μ_i − m) > q, i the next run
 
-The paper (recalled) compares the prediction alone with q between 1.05 and 1.3; p, for constraints and failures, is our
-addition, without which (p = 1) the order is the paper's.
+The paper (recalled) compares the prediction alone, q between 1.05 and 1.3; p, for constraints and failures, is our addition,
+and where it is 1 the order is the paper's.
 """
 
 from __future__ import annotations
