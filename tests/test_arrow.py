@@ -13,7 +13,7 @@ from strategy_contract import Case, Make, StrategyContract, synthetic
 from test_cherrypick import ask, search, table
 
 from recommender.datasets import fetch_dataset
-from recommender.models import measured
+from recommender.models import configuration_rows, measured
 from recommender.models.features import features
 from recommender.models.pairwise import NO_COUNTERS, PairwiseTrees, Target, source_counters
 from recommender.problem import Problem, build_problem
@@ -211,3 +211,21 @@ def test_on_lumos_six_of_nine_types_hold_the_fastest(mirror: Path, tmp_path: Pat
             assert len(runs.metrics) == 35
             near.append(first["runtime_s"][rows].min() <= 1.05 * first["runtime_s"].min())
     assert np.mean(near) > 0.8
+
+
+def test_runs_are_looked_up_in_an_index_that_is_kept_and_knows_missing_parameters() -> None:
+    table = pd.DataFrame(
+        {
+            "instance_type": ["m5.large"] * 3,
+            "node_count": [1, 1, 2],
+            "param.mode": ["a", None, "a"],
+            "param.n": [1.0, 2.0, None],
+        }
+    )
+    problem, _ = build_problem(None, workload="w", candidates=table)
+    rows = configuration_rows(problem, problem.configurations)
+    assert list(rows) == [0, 1, 2]
+    assert problem.candidates.key_index is problem.candidates.key_index
+    assert list(configuration_rows(problem, problem.configurations.assign(node_count=5))) == [-1, -1, -1]
+    other = replace(problem.candidates, configurations=problem.configurations.iloc[::-1].reset_index(drop=True))
+    assert list(configuration_rows(replace(problem, candidates=other), problem.configurations)) == [2, 1, 0]

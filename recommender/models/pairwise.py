@@ -15,7 +15,8 @@ and for any j, over the n measured sources i and T trees,
     g_t(i, j) = z_i + f_t(i, j),    mean_j = avg_it g − b_j
     latent²_j = var_t(avg_i g) + var_i(avg_t g) + max(e² − σ_ε², 0),    spread² = latent² + σ_ε²
 
-A source that its counters show to be starved of memory says what more memory gains; e² is the mean squared error on
+The counters of a source can only steer how the trees generalise: between measured runs z_k − z_i is a sum of a part of k and
+a part of i, and z_i is an input already. docs/benchmarks.md says what they are worth on recorded runs. e² is the mean squared error on
 configurations left out of forests of their own, shrunk to a prior. From the paper (body recalled, not quoted): the pairs,
 the counters of the source, extra-trees, the average over sources, and that only the workload's own runs are used. Our
 choice: the target is the difference (how much faster k is than i is what the counters of i can say; k's own runtime does
