@@ -143,12 +143,12 @@ def compare(given: argparse.Namespace) -> tuple[pd.DataFrame, dict[str, float]]:
     return rows, {n: float(np.median(m.seconds)) for n, m in models.items() if isinstance(m, Remembered) and m.seconds}
 
 
-def tally(rows: pd.DataFrame, rival: str, columns: list[str]) -> pd.DataFrame:
-    """Wins / losses / ties of each variant against `rival`, over workloads, on medians over seeds."""
-    medians = rows.groupby(["variant", "workload"], sort=False)[columns].median()
+def tally(rows: pd.DataFrame, rival: str, columns: list[str], over_seeds: str = "median") -> pd.DataFrame:
+    """Wins / losses / ties of each variant against `rival`, over workloads, on medians (or means) over seeds."""
+    middle = rows.groupby(["variant", "workload"], sort=False)[columns].agg(over_seeds)
     lines = {}
     for name in dict.fromkeys(rows["variant"]):
-        by = (medians.loc[name] - medians.loc[rival]).round(9)
+        by = (middle.loc[name] - middle.loc[rival]).round(9)
         lines[name] = {c: f"{(by[c] < 0).sum()} / {(by[c] > 0).sum()} / {(by[c] == 0).sum()}" for c in columns}
     return pd.DataFrame.from_dict(lines, orient="index").drop(rival)
 
@@ -179,7 +179,7 @@ def main() -> None:
         "episode of which 3 are starts, the same for all. *n=*: the best measured run over the optimum after n runs, "
         "mean over episodes; *to 5 %*: runs until a type was measured whose mean is within 5 % of the best type's "
         f"({given.steps + 1} where none was); a search that stopped keeps what it had. Wins / losses / ties: workloads, on the "
-        "median over seeds."
+        "median over seeds, or, where said, on the mean."
     )
     for objective in OBJECTIVES:
         part = rows[rows["objective"] == objective]
@@ -190,12 +190,15 @@ def main() -> None:
         )
         print(f"\n### Objective {objective}\n\n{markdown(means)}")
         print(f"\nWins / losses / ties against {RIVAL}:\n\n{markdown(tally(part, RIVAL, [*columns, 'to 5 %']))}")
+        print(f"\nOn the mean over seeds:\n\n{markdown(tally(part, RIVAL, [*columns, 'to 5 %'], 'mean'))}")
         ablation = [(n, f"{n} without counters") for n in ("arrow", "arrow by EI", "arrow by EI learning z_k")]
         kept = [
-            tally(part, blind, [*columns, "to 5 %"]).loc[[n]] for n, blind in ablation if blind in set(part["variant"])
+            tally(part, blind, [*columns, "to 5 %"], "mean").loc[[n]]
+            for n, blind in ablation
+            if blind in set(part["variant"])
         ]
         if kept:
-            print(f"\nThe same with counters against without:\n\n{markdown(pd.concat(kept))}")
+            print(f"\nThe same with counters against without, on the mean over seeds:\n\n{markdown(pd.concat(kept))}")
     spent = [f"{name} {cpu[name]:.3f}" for name in (RIVAL, "arrow", "arrow without counters") if name in cpu]
     print(f"\nCPU seconds of one belief, median: {', '.join(spent) or 'not measured again'}.")
 

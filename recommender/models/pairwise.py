@@ -13,7 +13,7 @@ For all ordered pairs i ≠ k of measured configurations of the workload, a fore
 and for any j, over the n measured sources i and T trees,
 
     g_t(i, j) = z_i + f_t(i, j),    mean_j = avg_it g − b_j
-    latent²_j = var_t(avg_i g) + var_i(avg_t g) + max(e² − σ_ε², 0),    spread² = latent² + σ_ε²
+    latent²_j = var_t(avg_i g) + var_i(avg_t g) + max(e² − σ_ε², 10⁻⁴),    spread² = latent² + σ_ε²
 
 The counters of a source can only steer how the trees generalise: between measured runs z_k − z_i is a sum of a part of k and
 a part of i, and z_i is an input already. docs/benchmarks.md says what they are worth on recorded runs. e² is the mean squared error on
