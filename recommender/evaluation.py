@@ -8,7 +8,7 @@ import json
 import re
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from concurrent.futures import BrokenExecutor, as_completed
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal
@@ -18,7 +18,7 @@ import pandas as pd
 from recommender.checkpoint import Checkpoint, Key, Row
 from recommender.errors import InputError, RecommenderError, UnknownNameError, did_you_mean
 from recommender.pricing import PurchaseOption
-from recommender.problem import Objective
+from recommender.problem import Objective, check_runs_planned
 from recommender.replay import COLUMNS, Environment, GroupBy, Memory, environment, episode, recorded_configurations
 from recommender.runs import Runs, read_runs
 from recommender.strategies import Strategy, strategy
@@ -75,6 +75,7 @@ def evaluate(
     prices: pd.DataFrame | str | Path | None = None,
     purchase: PurchaseOption | None = None,
     region: str | None = None,
+    runs_planned: float | None = None,
     jobs: int = 1,
     out: str | Path | None = None,
 ) -> pd.DataFrame:
@@ -97,6 +98,7 @@ def evaluate(
         prices=prices,
         purchase=purchase,
         region=region,
+        runs_planned=runs_planned,
     )
     return run(planned, jobs=jobs, out=out)
 
@@ -115,6 +117,7 @@ def plan(
     prices: pd.DataFrame | str | Path | None = None,
     purchase: PurchaseOption | None = None,
     region: str | None = None,
+    runs_planned: float | None = None,
 ) -> Evaluation:
     """Read the tables and ask about every workload as if it were new.
 
@@ -132,6 +135,8 @@ def plan(
         Those asked about, by default all; the others still are archive.
     purchase
         How runs are paid that the table bills nothing for, and what strategies optimise; default on-demand.
+    runs_planned
+        Searches end when their next run is not worth its cost over this many runs, as in `build_problem`.
 
     Raises
     ------
@@ -139,6 +144,7 @@ def plan(
         For unreadable tables, unknown names, values outside their range, and when no workload can be asked about.
     """
     _check(steps, seeds, deadline_quantile)
+    check_runs_planned(runs_planned, objective)
     runs = runs if isinstance(runs, Runs) else read_runs(runs)
     table = recorded_configurations(runs) if candidates is None else candidates
     table = read_table(table, CANDIDATES)
@@ -165,7 +171,7 @@ def plan(
                 raise
             skipped.append(error)
         else:
-            worlds.append(world)
+            worlds.append(replace(world, problem=replace(world.problem, runs_planned=runs_planned)))
     if not worlds:
         raise skipped[0] if skipped else InputError("the runs table has no rows: there is nothing to replay")
     chosen = _with_yardsticks(strategies)
@@ -175,7 +181,9 @@ def plan(
         # Without addresses in memory, which differ from process to process.
         "strategies": re.sub(" at 0x[0-9a-f]+", "", json.dumps({n: repr(s) for n, s in chosen.items()})),
         "workloads": json.dumps([world.problem.workload for world in worlds]),
-        "options": json.dumps([objective, deadline_quantile, group_by, purchase and purchase.name, region]),
+        "options": json.dumps(
+            [objective, deadline_quantile, group_by, purchase and purchase.name, region, runs_planned]
+        ),
         "steps": str(steps),
         "seeds": str(seeds),
     }

@@ -55,6 +55,8 @@ class Problem:
     """The job's input to recommend for, by column name (`input.scale`)."""
     usage: Usage = field(default_factory=Usage)
     """How often the workload runs and what an interruption costs."""
+    runs_planned: float | None = None
+    """Runs of the workload to come, over which a search must pay; None: it ends by the strategy's own rule."""
     local_like: str | None = None
     """Catalogue family the profiling machine's CPU resembles; None: by its CPU model."""
     seed: int = 0
@@ -96,6 +98,7 @@ def build_problem(
     include_accelerators: bool = False,
     inputs: Mapping[str, float] | None = None,
     usage: Usage | None = None,
+    runs_planned: float | None = None,
     local_like: str | None = None,
     seed: int = 0,
     top: int = 10,
@@ -114,6 +117,9 @@ def build_problem(
         Default: on-demand with a candidates table; with the catalogue also spot and 1-year no-upfront commitments.
     architecture
         x86_64, arm64 or any; default: what the runs were measured on.
+    runs_planned
+        A search ends when its next run is expected to cost more than it saves over this many runs, in the place of the
+        strategy's own rule about improvement (`recommender.search.stopping.rule_of`). Objective cost only.
 
     Returns
     -------
@@ -125,6 +131,7 @@ def build_problem(
         For unreadable tables, unknown names and values outside their range.
     """
     _check(deadline_s, budget_usd, confidence, max_nodes, top, seed)
+    check_runs_planned(runs_planned, objective)
     catalogue = catalogue or load_catalogue()
     every = _read(runs)
     workload, mine = _select(every, workload)
@@ -188,6 +195,7 @@ def build_problem(
         confidence=confidence,
         inputs=target_inputs(mine, inputs or {}, notes),
         usage=usage or Usage(),
+        runs_planned=runs_planned,
         local_like=local_like,
         seed=seed,
         top=top,
@@ -221,6 +229,25 @@ def _check(
         raise InputError(f"seed is {seed}; a whole number of 0 or more is needed")
     if top < 1:
         raise InputError(f"top is {top}; at least 1 row is needed")
+
+
+def check_runs_planned(runs_planned: float | None, objective: Objective) -> None:
+    """Refuse a number of planned runs that is none, and one over which nothing can be weighed.
+
+    Raises
+    ------
+    InputError
+        When it is not positive and finite, or the objective is runtime: seconds saved have no price.
+    """
+    if runs_planned is None:
+        return
+    if not 0 < runs_planned < np.inf:
+        raise InputError(f"runs planned is {runs_planned}; a positive finite number is needed")
+    if objective != "cost":
+        raise InputError(
+            "runs planned were given with the objective runtime; seconds saved cannot be weighed against what measuring "
+            "costs: take the objective cost, or leave the runs planned out"
+        )
 
 
 def _select(runs: Runs, workload: str | None) -> tuple[str | None, Runs]:

@@ -42,6 +42,7 @@ class Question:
     include_accelerators: bool = False
     inputs: Mapping[str, float] | None = None
     usage: Usage | None = None
+    runs_planned: float | None = None
     local_like: str | None = None
     seed: int = 0
     top: int = 10
@@ -79,6 +80,7 @@ class Question:
             include_accelerators=self.include_accelerators,
             inputs=self.inputs if measured else None,
             usage=self.usage,
+            runs_planned=self.runs_planned,
             local_like=self.local_like,
             seed=self.seed,
             top=self.top,

@@ -86,6 +86,7 @@ def describe(problem: Problem) -> dict[str, Any]:
         "purchase_options": [o.name for o in problem.options],
         "inputs": {k.removeprefix("input."): v for k, v in problem.inputs.items()},
         "runs_per_month": usage.runs_per_month,
+        "runs_planned": problem.runs_planned,
         "checkpoint_interval_s": usage.checkpoint_interval_s,
         "seed": problem.seed,
         "configurations": len(problem.configurations),

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from functools import cache
+from functools import cache, partial
 from importlib.metadata import EntryPoint, entry_points
 from typing import Protocol
 
@@ -31,8 +31,9 @@ from recommender.runs import Runs
 from recommender.search.acquisition import Acquisition, ConstrainedImprovement, proposal, row_of, unscored
 from recommender.search.bandit import CloudBandit
 from recommender.search.designs import ConfirmBest, InitialDesign, QuasiRandom, Uniform
+from recommender.search.guarantee import guarantee
 from recommender.search.predicted import PredictedBest, PredictedWorse
-from recommender.search.stopping import Never, SmallImprovement, StoppingRule
+from recommender.search.stopping import Never, SmallImprovement, StoppingRule, WorthIt, rule_of
 
 ENTRY_POINT_GROUP = "recommender.strategies"
 
@@ -75,10 +76,13 @@ class ModelBased:
         measure = self.design is not None and not searches
         answer = rank(problem, prediction, strategy=self.name, why=self.why, measure=measure)
         if not searches:
-            return answer
+            unweighed = f"the planned runs were not weighed: {self.name} does not search"
+            notes = (unweighed,) if problem.runs_planned is not None else ()
+            return replace(answer, warnings=(*answer.warnings, *notes))
         found, stopped = self._search(problem, runs, prediction, problem.random(runs))
         notes = (f"nothing more is worth measuring: {stopped}",) if stopped else ()
-        return replace(answer, next_run=found, warnings=(*answer.warnings, *notes))
+        promise = partial(guarantee, problem, runs, prediction, answer.rows[0])
+        return replace(answer, next_run=found, warnings=(*answer.warnings, *notes), promise=promise)
 
     def suggest(self, problem: Problem, runs: Runs, *, rng: np.random.Generator | None = None) -> Configuration | None:
         """Return what to measure next; randomness derives from (seed, number of runs) unless `rng` is given."""
@@ -94,9 +98,10 @@ class ModelBased:
         self, problem: Problem, runs: Runs, prediction: Prediction | None, rng: np.random.Generator
     ) -> tuple[NextRun | None, str]:
         """The design's next configuration; else the best by the acquisition; or None and why the search stops."""
+        stop = rule_of(problem, self.stop)
         start = self.design.propose(problem, runs, rng, None) if self.design is not None else None
         if start is not None:
-            stopped = self.stop.reason(problem, runs, nothing_known(problem), unscored(problem), row_of(problem, start))
+            stopped = stop.reason(problem, runs, nothing_known(problem), unscored(problem), row_of(problem, start))
             return (None, stopped) if stopped else (NextRun(**{"why": "a start of the search", **vars(start)}), "")
         prediction = prediction or self.model.predict(problem, runs)
         if self.acquisition is None or not np.isfinite(prediction.log_runtime).any():
@@ -107,8 +112,13 @@ class ModelBased:
         if not len(rows):
             return None, ""
         row = int(rows[np.lexsort((rows, prediction.log_runtime[rows], -scores.score[rows]))[0]])
-        stopped = self.stop.reason(problem, runs, prediction, scores, row)
-        return (None, stopped) if stopped else (proposal(problem, prediction, row, scores.sentence(row)), "")
+        stopped = stop.reason(problem, runs, prediction, scores, row)
+        if stopped:
+            return None, stopped
+        planned = problem.runs_planned
+        favour = WorthIt(planned).favour(problem, prediction, scores, row) if planned is not None else ""
+        why = "; ".join(part for part in (scores.sentence(row), favour) if part)
+        return proposal(problem, prediction, row, why), ""
 
 
 def canonical(runs: Runs) -> Runs:

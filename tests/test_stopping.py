@@ -17,15 +17,14 @@ from recommender.models import MODELLED, Array, Prediction, nothing_known
 from recommender.problem import Problem, build_problem
 from recommender.runs import Runs
 from recommender.search.acquisition import Scores
+from recommender.search.guarantee import MOST_JOINT, no_candidate_cheaper
 from recommender.search.stopping import (
-    MOST_JOINT,
     Guaranteed,
     Never,
     SearchBudget,
     SmallImprovement,
     StoppingRule,
     WorthIt,
-    no_candidate_cheaper,
     spent_usd,
 )
 from recommender.strategies import strategy

@@ -17,6 +17,7 @@ from recommender.commands.options import (
     Objective,
     ObjectiveOption,
     Prices,
+    RunsPlanned,
     words,
 )
 from recommender.errors import InputError
@@ -62,6 +63,7 @@ def evaluate(
     ] = None,
     purchase: Annotated[str | None, typer.Option(help="How runs are paid: one option; default on-demand.")] = None,
     prices: Prices = None,
+    runs_planned: RunsPlanned = None,
     region: Annotated[
         str | None, typer.Option(help="Region of the catalogue's prices; default: the runs' own.")
     ] = None,
@@ -116,6 +118,7 @@ def evaluate(
         prices=prices,
         purchase=options[0] if options else None,
         region=region,
+        runs_planned=runs_planned,
     )
     for note in planned.notes:
         typer.echo(f"note: {note}", err=True)

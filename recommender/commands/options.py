@@ -85,6 +85,14 @@ Purchase = Annotated[
 RunsPerMonth = Annotated[
     float, typer.Option(help="How often the job runs; decides whether a commitment pays.", rich_help_panel=MONEY)
 ]
+RunsPlanned = Annotated[
+    float | None,
+    typer.Option(
+        help="Runs to come: stop measuring when a run costs more than it is expected to save over them; default: the "
+        "strategy's own rule.",
+        rich_help_panel=MONEY,
+    ),
+]
 CheckpointCost = Annotated[str, typer.Option(help="Time that writing one checkpoint takes.", rich_help_panel=MONEY)]
 CheckpointInterval = Annotated[
     str | None,
@@ -223,6 +231,7 @@ class Asked:
                 checkpoint_interval_s=parse_duration(every) if every is not None else None,
                 checkpoint_cost_s=parse_duration(o["checkpoint_cost"]),
             ),
+            runs_planned=o["runs_planned"],
             local_like=o["local_like"],
             seed=o["seed"],
             top=o["top"],
@@ -243,6 +252,7 @@ def _problem_options(
     seed: Seed = 0,
     purchase: Purchase = None,
     runs_per_month: RunsPerMonth = 30.0,
+    runs_planned: RunsPlanned = None,
     checkpoint_interval: CheckpointInterval = None,
     checkpoint_cost: CheckpointCost = "30s",
     prices: Prices = None,

@@ -62,6 +62,8 @@ class Prediction:
     """The part of `spread` that is the noise of a single run; 0 where the model does not tell it apart."""
     draws: Draws | None = None
     """Joint draws, for questions about several configurations at once; None where the model has none."""
+    kept: str = ""
+    """How often promises that rest on `draws` were kept where that was measured, in words; '': never measured."""
 
     @property
     def latent(self) -> Array:
@@ -223,6 +225,7 @@ def with_measurements(prediction: Prediction, problem: Problem, runs: Runs) -> P
         binding=prediction.binding,
         noise=float(np.sqrt(wide2)),
         draws=prediction.draws,
+        kept=prediction.kept,
     )
 
 
