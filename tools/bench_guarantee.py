@@ -1,10 +1,9 @@
 """How often promises are kept, and when to stop: searches replayed on a public table, as Markdown.
 
-python tools/bench_guarantee.py [--dataset scout] [--strategy cherrypick] [--seeds 10] [--part guarantee|worth]
+python tools/bench_guarantee.py [--dataset scout] [--strategy cherrypick] [--seeds 10] [--no-stops]
 
 A promise: "with probability p no candidate is more than x cheaper than the recommended one". It is kept when that is so in
-the table, where each configuration was run once; it is broken when the recommended one failed there. The search goes on
-to the last of AFTER whatever its own rule says.
+the table, where each configuration was run once; it is broken when the recommended one failed there.
 
 Stopping: one search a workload and seed, without a rule; each rule is asked at each step, and its search is the beginning
 up to where it fires. Paid in all: the search, and N runs of what is then recommended. Where that fails in the table, the
@@ -32,7 +31,7 @@ from recommender.replay import Environment, environment
 from recommender.runs import Runs
 from recommender.search.acquisition import Scores
 from recommender.search.guarantee import savings
-from recommender.search.stopping import Never, StoppingRule, WorthIt
+from recommender.search.stopping import StoppingRule, WorthIt
 from recommender.strategies import ModelBased, strategy
 
 AFTER = (3, 4, 6, 8, 10, 15)
@@ -75,69 +74,66 @@ def world_of(name: str, workload: str, given: argparse.Namespace) -> Environment
     return replace(world, problem=replace(world.problem, archive=None))
 
 
-def search(world: Environment, made: ModelBased, seed: int, most: int) -> list[int]:
-    """Recorded runs in the order in which a search asks for them."""
-    problem, taken = replace(world.problem, seed=seed), list[int]()
-    while len(taken) < most and (wanted := made.suggest(problem, world.told(taken))) is not None:
-        taken.append(world.draw(world.row(wanted), seed=seed, earlier=0))
-    return taken
-
-
-def promises(workload: str, given: argparse.Namespace) -> list[dict[str, Any]]:
-    """One row a search and number of runs."""
-    world = world_of(given.dataset, workload, given)
-    made = replace(strategy(given.strategy), stop=Never())  # type: ignore[type-var]
-    found = []
-    for seed in range(given.seeds):
-        taken = search(world, made, seed, max(AFTER))
-        for after in (n for n in AFTER if n <= len(taken)):
-            problem, runs = replace(world.problem, seed=seed), world.told(taken[:after])
-            prediction = made.model.predict(problem, runs)
-            if not np.isfinite(prediction.log_runtime).any():
-                continue
-            row = world.row(made.recommend(problem, runs).rows[0])
-            believed = savings(problem, runs, prediction, row)
-            true = 1.0 - np.nanmin(world.truth) / world.truth[row]
-            shares = {p: believed.quantile(p) for p in PROBABILITIES}
-            found.append(
-                {"workload": workload, "after": after, "failed": np.isnan(true)}
-                | {f"share {p}": np.nan if s is None else s for p, s in shares.items()}
-                | {f"kept {p}": np.nan if s is None else float(true <= s) for p, s in shares.items()}
-                | {f"said {x}": believed.probability(x) for x in SHARES}
-                | {f"true {x}": float(true <= x) for x in SHARES}
-            )
-    return found
-
-
-def stops(workload: str, given: argparse.Namespace) -> list[dict[str, Any]]:
-    """One row a search, rule and number of planned runs."""
+def replayed(workload: str, given: argparse.Namespace) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """Rows of promises, and rows of stops, of one workload's searches."""
     world = world_of(given.dataset, workload, given)
     plain = strategy(given.strategy)
     rules = {"its own": plain.stop, f"after {FIXED} runs": After(FIXED)}  # type: ignore[attr-defined]
-    rules |= {f"worth it for {n:,} runs": WorthIt(n) for n in PLANNED}
-    found = []
+    rules |= {f"worth it for {n:,} runs": WorthIt(n) for n in PLANNED} if given.stops else {}
+    promised, stopped = [], []
     for seed in range(given.seeds):
-        recorder = Recorder(rules)
+        problem = replace(world.problem, seed=seed)
+        recorder = Recorder(rules | {"the last promise": After(max(AFTER))})
         made = replace(plain, stop=recorder)  # type: ignore[type-var]
-        taken = search(world, made, seed, len(world.truth))
-        for name in rules:
-            mine = taken[: recorder.fired.get(name, len(taken))]
-            row = world.row(made.recommend(replace(world.problem, seed=seed), world.told(mine)).rows[0])
-            best, failed_usd = world.truth[row], 0.0
-            if np.isnan(best):
-                failed_usd = float(world.cost_usd[world.configuration == row].mean())
-                best = world.value[mine][world.feasible[mine]].min()
-            spent = float(world.cost_usd[mine].sum()) + failed_usd
-            regret = best / np.nanmin(world.truth) - 1.0
-            for n in PLANNED:
-                if name.startswith("worth") and name != f"worth it for {n:,} runs":
-                    continue
-                paid = spent + n * best
-                found.append(
-                    {"workload": workload, "planned": n, "rule": name, "runs": len(mine), "search USD": spent}
-                    | {"regret": regret, "paid USD": paid, "paid over least": paid / (n * np.nanmin(world.truth))}
-                )
-    return found
+        taken = search(world, made, problem)
+        known = [taken[:n] for n in AFTER if n <= len(taken)]
+        promised += [row for mine in known for row in promise(world, made, problem, mine)]
+        if given.stops:
+            ends = {name: taken[: recorder.fired.get(name, len(taken))] for name in rules}
+            stopped += [row for name, mine in ends.items() for row in paid(world, made, problem, name, mine)]
+    return promised, stopped
+
+
+def search(world: Environment, made: ModelBased, problem: Problem) -> list[int]:
+    """Recorded runs in the order in which a search asks for them."""
+    taken = list[int]()
+    while (wanted := made.suggest(problem, world.told(taken))) is not None:
+        taken.append(world.draw(world.row(wanted), seed=problem.seed, earlier=0))
+    return taken
+
+
+def promise(world: Environment, made: ModelBased, problem: Problem, taken: list[int]) -> list[dict[str, Any]]:
+    """What is promised after some runs, and what is true; nothing where nothing completed."""
+    runs = world.told(taken)
+    prediction = made.model.predict(problem, runs)
+    if not np.isfinite(prediction.log_runtime).any():
+        return []
+    row = world.row(made.recommend(problem, runs).rows[0])
+    believed = savings(problem, runs, prediction, row)
+    true = 1.0 - np.nanmin(world.truth) / world.truth[row]
+    shares = {p: believed.quantile(p) for p in PROBABILITIES}
+    return [
+        {"workload": problem.workload, "after": len(taken), "failed": np.isnan(true)}
+        | {f"share {p}": np.nan if s is None else s for p, s in shares.items()}
+        | {f"kept {p}": np.nan if s is None else float(true <= s) for p, s in shares.items()}
+        | {f"said {x}": believed.probability(x) for x in SHARES}
+        | {f"true {x}": float(true <= x) for x in SHARES}
+    ]
+
+
+def paid(world: Environment, made: ModelBased, problem: Problem, name: str, taken: list[int]) -> list[dict[str, Any]]:
+    """What a search that ended so costs, with the runs that follow; one row a number of planned runs."""
+    row = world.row(made.recommend(problem, world.told(taken)).rows[0])
+    best, least, spent = world.truth[row], np.nanmin(world.truth), float(world.cost_usd[taken].sum())
+    if np.isnan(best):
+        spent += float(world.cost_usd[world.configuration == row].mean())
+        best = world.value[taken][world.feasible[taken]].min()
+    return [
+        {"workload": problem.workload, "planned": n, "rule": name, "runs": len(taken), "search USD": spent}
+        | {"regret": best / least - 1.0, "paid USD": spent + n * best, "over": (spent + n * best) / (n * least)}
+        for n in PLANNED
+        if not name.startswith("worth") or name == f"worth it for {n:,} runs"
+    ]
 
 
 def interval(rows: pd.DataFrame, column: str) -> str:
@@ -166,7 +162,7 @@ def worth_table(rows: pd.DataFrame) -> str:
     names += ["paid in all over the least, mean", "the same, p90", "paid in all, USD"]
     lines = [f"| {' | '.join(names)} |", "|---:|---|" + "---:|" * (len(names) - 2)]
     for (n, rule), of in rows.groupby(["planned", "rule"], sort=False):
-        over = of["paid over least"]
+        over = of["over"]
         lines.append(
             f"| {n:,} | {rule} | {of['runs'].mean():.1f} | {of['search USD'].mean():.2f} | {of['regret'].median():.1%} "
             f"| {of['regret'].quantile(0.9):.0%} | {over.mean():.3f} | {over.quantile(0.9):.3f} "
@@ -180,7 +176,7 @@ def options() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--dataset", default="scout")
     parser.add_argument("--strategy", default="cherrypick")
-    parser.add_argument("--part", choices=("guarantee", "worth"))
+    parser.add_argument("--no-stops", dest="stops", action="store_false", help="promises only")
     parser.add_argument("--workloads", type=int, help="the first so many only")
     parser.add_argument("--seeds", type=int, default=10)
     parser.add_argument("--jobs", type=int, default=2)
@@ -194,12 +190,12 @@ def main() -> None:
     given = options().parse_args()
     data = fetch_dataset(given.dataset, mirror=given.mirror, cache=given.cache)
     workloads = data.runs.workloads[: given.workloads]
-    parts = {"guarantee": (promises, guarantee_table), "worth": (stops, worth_table)}
     with ProcessPoolExecutor(given.jobs) as pool:
-        for name, (measure, table) in parts.items():
-            if given.part in (None, name):
-                rows = pool.map(partial(measure, given=given), workloads)
-                sys.stdout.write(table(pd.DataFrame([row for of in rows for row in of])) + "\n\n")
+        found = list(pool.map(partial(replayed, given=given), workloads))
+    promised, stopped = (pd.DataFrame([row for parts in found for row in parts[i]]) for i in (0, 1))
+    sys.stdout.write(guarantee_table(promised) + "\n")
+    if given.stops:
+        sys.stdout.write("\n" + worth_table(stopped) + "\n")
 
 
 if __name__ == "__main__":
