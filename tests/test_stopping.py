@@ -126,7 +126,7 @@ class TestMoney:
         # 10 % of 0.1 USD is 0.01 USD a run.
         dear = reason(WorthIt(4), *ask(6), 0.1)
         assert "is expected to save $0.0100 a run, times 4 planned runs $0.0400, less than the $0.100" in dear
-        problem, runs = ask(6)
+        problem, _ = ask(6)
         scores = Scores(np.zeros(12), np.full(12, 0.1), 0.1, "planted")
         believed = belief(problem, np.full(12, math.log(100.0)), np.full(12, 0.3))
         favour = WorthIt(40).favour(problem, believed, scores, 7)
