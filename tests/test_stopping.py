@@ -286,21 +286,21 @@ class TestThePromise:
         )
 
     def test_is_of_the_recommended_one_and_not_of_the_best_measured(self) -> None:
-        problem, runs = ask(1, 3)
-        # Only t000 was measured; t001 is believed at half its cost, t002 a little below t001.
-        believed = belief(problem, np.log([100.0, 50.0, 48.0]), np.array([0.01, 0.01, 0.01]))
-        first = guarantee(problem, runs, believed, problem.candidates.configuration(1))
+        problem, runs = ask(4, 6)
+        # t000 to t003 were measured; t004 is believed at half their cost, t005 a little below t004.
+        believed = belief(problem, np.log([100.0] * 4 + [50.0, 48.0]), np.full(6, 0.01))
+        first = guarantee(problem, runs, believed, problem.candidates.configuration(4))
         other = guarantee(problem, runs, believed, problem.candidates.configuration(0))
         assert first is not None
         assert other is not None
         assert first.at_most_cheaper == pytest.approx(0.05, abs=0.02)
         assert other.at_most_cheaper == pytest.approx(0.53, abs=0.02)
-        assert first.sentence.startswith("With probability 90% no candidate is more than 6% cheaper than t001 x1")
+        assert first.sentence.startswith("With probability 90% no candidate is more than 6% cheaper than t004 x1")
         assert "was not measured" in first.sentence
         assert (
             "kept sometimes"
             in guarantee(  # type: ignore[union-attr]
-                problem, runs, replace(believed, kept="kept sometimes"), problem.candidates.configuration(1)
+                problem, runs, replace(believed, kept="kept sometimes"), problem.candidates.configuration(4)
             ).sentence
         )
 
@@ -334,8 +334,9 @@ class TestThePromise:
         assert silent.to_dict()["guarantee"] is None
         assert "With probability" not in as_text(silent)
 
-    def test_before_any_run_nothing_is_promised(self) -> None:
-        assert strategy("cherrypick").recommend(*ask(0)).guarantee is None
+    @pytest.mark.parametrize(("tried", "promised"), [(0, False), (3, False), (4, True)])
+    def test_nothing_is_promised_from_fewer_than_four_configurations(self, tried: int, promised: bool) -> None:
+        assert (strategy("cherrypick").recommend(*ask(tried)).guarantee is not None) is promised
 
     def test_is_kept_about_as_often_as_it_says_where_costs_are_drawn_from_the_models_own_prior(self) -> None:
         """16 types in a row, ln cost a random walk smoothed over 3 neighbours; 6 of them measured."""

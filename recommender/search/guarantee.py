@@ -13,7 +13,7 @@ import numpy as np
 
 from recommender.candidates import Configuration
 from recommender.errors import InputError, InsufficientEvidenceError
-from recommender.models import Array, Prediction
+from recommender.models import Array, Prediction, measured
 from recommender.problem import Objective, Problem
 from recommender.recommendation import Guarantee
 from recommender.runs import Runs
@@ -23,6 +23,9 @@ DRAWS = 2000
 """Joint draws from which a guarantee is computed."""
 MOST_JOINT = 400
 """Candidates drawn jointly: the likeliest to be better. The others enter by a bound."""
+FEWEST = 4
+"""Configurations that completed before anything is promised: after 3, promises were too sure and next to empty
+(docs/benchmarks.md)."""
 SHARES = np.arange(100) / 100.0
 """Savings that a guarantee may name."""
 
@@ -101,10 +104,11 @@ def savings(problem: Problem, runs: Runs, prediction: Prediction, row: int, *, d
 def guarantee(problem: Problem, runs: Runs, prediction: Prediction, chosen: Configuration) -> Guarantee | None:
     """What can be promised of the configuration recommended, with the problem's `confidence`.
 
-    None where the model offers no joint draws or believes nothing yet, and where no saving below 100 % can be ruled out.
+    None where the model offers no joint draws, while fewer than FEWEST configurations completed, and where no saving below
+    100 % can be ruled out.
     """
     row = row_of(problem, chosen)
-    if prediction.draws is None or not np.isfinite(prediction.log_runtime[row]):
+    if prediction.draws is None or (measured(problem, runs).count > 0).sum() < FEWEST:
         return None
     share = savings(problem, runs, prediction, row).quantile(problem.confidence)
     if share is None:
