@@ -82,6 +82,8 @@ def arrow() -> str:
         [sys.executable, "tools/bench_arrow.py"], cwd=ROOT, check=True, capture_output=True, text=True
     )
     return table.stdout.rstrip()
+
+
 def guarantee() -> str:
     """Judge the promises of a search, and its stopping rules, on Scout."""
     tables = subprocess.run(
