@@ -17,6 +17,7 @@ import numpy as np
 from recommender.candidates import Configuration
 from recommender.errors import RecommenderError, UnknownNameError, did_you_mean
 from recommender.models import PerformanceModel, Prediction, configuration_rows, measured, nothing_known
+from recommender.models.bagging import RandomTrees
 from recommender.models.completing import tried
 from recommender.models.ernest import MINIMUM_POINTS, Ernest, distinct_points
 from recommender.models.gaussian_process import GaussianProcess
@@ -30,9 +31,10 @@ from recommender.recommendation import NextRun, Recommendation
 from recommender.runs import Runs
 from recommender.search.acquisition import Acquisition, ConstrainedImprovement, proposal, row_of, unscored
 from recommender.search.bandit import CloudBandit
-from recommender.search.designs import ConfirmBest, InitialDesign, QuasiRandom, Uniform
+from recommender.search.designs import ConfirmBest, InitialDesign, LatinHypercube, QuasiRandom, Uniform
+from recommender.search.lookahead import LookAhead
 from recommender.search.predicted import PredictedBest, PredictedWorse
-from recommender.search.stopping import Never, SmallImprovement, StoppingRule
+from recommender.search.stopping import Never, SmallImprovement, StoppingRule, WithinBudget
 
 ENTRY_POINT_GROUP = "recommender.strategies"
 
@@ -236,6 +238,14 @@ TABLE: dict[str, Callable[[], Strategy]] = {
         QuasiRandom(3),
         PredictedBest(),
         PredictedWorse(1.1),
+    ),
+    "lynceus": lambda: ModelBased(
+        "lynceus",
+        "gain per dollar of a run and of those it leads to, within a search budget (Casimiro et al. 2020)",
+        RandomTrees(),
+        LatinHypercube(RandomTrees()),
+        LookAhead(),
+        WithinBudget(),
     ),
     "trees": trees,
     "cloudbandit": lambda: CloudBandit(
