@@ -21,6 +21,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from scipy.special import ndtri
 
 from recommender.models import MODELLED, Array, Prediction, measured, with_measurements
 from recommender.models.completing import NEWS, search_base, truncated_normal
@@ -32,6 +33,8 @@ from recommender.runs import Runs
 Rows = npt.NDArray[np.intp]
 PRIOR_SPREAD, PRIOR_DOF = 0.5, 2.0
 """Prior of the out-of-bag error, in ln(runtime), and its weight in residuals: with 3 runs there are next to none."""
+SURELY = float(ndtri(0.99))
+"""Standard deviations to the 99th percentile, 2.326."""
 GRID = 2.0**20
 """Random trees' targets are multiples of 1/GRID (one part in a million): sums of such numbers are exact, so which of two
 equally good splits is taken depends neither on the order of the rows nor on the currency."""
@@ -47,6 +50,12 @@ class Bag:
     """g_b of every configuration, (members, configurations)."""
     error: float
     """Root of the mean square out-of-bag residual beyond noise."""
+    rows: Rows
+    """What they were grown on, and"""
+    target: Array
+    """its targets."""
+    out: npt.NDArray[np.bool_]
+    """Which of `rows` a member did not see, (members, len(rows))."""
 
 
 def bag(
@@ -60,11 +69,19 @@ def bag(
         out[b, np.setdiff1d(np.arange(len(rows)), drawn)] = True
         grown.append(make(int(rng.integers(2**31))).fit(x[rows[drawn]], target[drawn]))
         values[b] = grown[b].predict(x)
+    error = np.sqrt(max(out_of_bag(values[:, rows], target, out, PRIOR_SPREAD) - noise**2, 1e-4))
+    return Bag(tuple(grown), values, float(error), rows, target, out)
+
+
+def out_of_bag(values: Array, target: Array, out: npt.NDArray[np.bool_], prior: float) -> float:
+    """Mean square of y_i less the mean of the members that did not see i, PRIOR_DOF residuals of `prior` among them.
+
+    `values` and `out` are (members, rows), `target` is (rows,).
+    """
     unseen = out.any(axis=0)
-    held = (values[:, rows] * out).sum(axis=0)[unseen] / out.sum(axis=0)[unseen]
+    held = (values * out).sum(axis=0)[unseen] / out.sum(axis=0)[unseen]
     squares = float(((target[unseen] - held) ** 2).sum())
-    mean_square = (squares + PRIOR_DOF * PRIOR_SPREAD**2) / (int(unseen.sum()) + PRIOR_DOF)
-    return Bag(tuple(grown), values, float(np.sqrt(max(mean_square - noise**2, 1e-4))))
+    return (squares + PRIOR_DOF * prior**2) / (int(unseen.sum()) + PRIOR_DOF)
 
 
 def believed(
@@ -133,6 +150,11 @@ class RandomTrees:
     the paper uses). Our choices: the target is ln cost, on demand, so s = ln(USD per second), because noise is
     multiplicative; where a candidate has no such price s is ln capacity (nodes x vCPUs x speed) instead; and the spread
     holds the out-of-bag error beside the members' variance, which is the paper's alone.
+
+    With few runs that error is a factor of ten, and a log-normal of it has no useful upper end. What a budget needs is the
+    99th percentile of a run's time, and the paper's normal gives it: T + 2.326 σ in seconds, σ² the members' variance, the
+    mean square out-of-bag residual in seconds and the noise, all at the price of the very configuration. The lower of
+    this and the log-normal's is `longest_s`.
     """
 
     members: int = 10
@@ -161,7 +183,17 @@ class RandomTrees:
             return prediction, None
         leaf = np.stack([tree.apply(x) for tree in found.members])
         weight = np.stack([t.tree_.n_node_samples[at] for t, at in zip(found.members, leaf, strict=True)])
-        return prediction, Forest(found.values - offset, leaf, weight.astype(float), found.error)
+        log_t = found.values - offset
+        member, ran = np.exp(log_t), np.exp(found.target - offset[found.rows])
+        prior = max(float(ran.std()), PRIOR_SPREAD * float(ran.mean()))
+        square = out_of_bag(member[:, found.rows], ran, found.out, prior)
+        mean = member.mean(axis=0)
+        spread = np.sqrt(member.var(axis=0) + square + (prediction.noise * mean) ** 2)
+        log_most = prediction.log_runtime + SURELY * prediction.spread
+        # What stopped is at least that slow, whatever the trees say.
+        normal = np.fmax(mean + SURELY * spread, np.exp(prediction.log_runtime))
+        prediction = replace(prediction, longest_s=np.minimum(normal, np.exp(log_most)))
+        return prediction, Forest(log_t, leaf, weight.astype(float), found.error)
 
 
 def log_price(problem: Problem, space: Features) -> Array:

@@ -9,7 +9,7 @@ B         what is left of the search budget            γ    discount of what la
 
     EIc(x) = E[max(y* − v_x, 0)] p_x = (y* Φ(z) − E[v_x] Φ(z − σ)) p_x,    z = (ln y* − ln v_x)/σ_x     (v lognormal)
     U(x) = EIc(x) + γ Σ_k w_k U(x'_k),    C(x) = E[cost_x] + γ Σ_k w_k C(x'_k),    measured next: argmax U/C
-    x'_k = argmax EIc/E[cost] of those with μ + 2.326 σ <= ln B_k, given ln T_x = μ_x + √2 σ_x h_k, w_k = ω_k/√π
+    x'_k = argmax EIc/E[cost] of those whose cost's 99th percentile is <= B_k, given ln T_x = μ_x + √2 σ_x h_k, w_k = ω_k/√π
 
 h_k, ω_k are the nodes and weights of Gauss-Hermite quadrature for exp(−h²), so that Σ w = 1 and the first moments of the
 normal are exact. Without a feasible run ln y* is the largest ln v seen + 3 x the largest σ.
@@ -32,13 +32,13 @@ from scipy.special import ndtr
 
 from recommender.errors import InputError
 from recommender.models import Array, PerformanceModel, Prediction, measured
-from recommender.models.bagging import Forest
+from recommender.models.bagging import SURELY, Forest
 from recommender.models.completing import tried
 from recommender.pricing import BY_NAME
 from recommender.problem import Problem
 from recommender.runs import Runs
 from recommender.search.acquisition import Scores, incumbent, log_objective, values
-from recommender.search.stopping import SURELY, spent_usd
+from recommender.search.stopping import spent_usd
 
 CELLS = 3_000_000
 """Numbers held at once, about: members x candidates x fantasies."""
@@ -86,6 +86,8 @@ class Known:
     level: Array
     """its value at ln T = 0."""
     completing: Array
+    reach: Array
+    """ln of the 99th percentile of a run's time over its mean; fantasies leave it as it is."""
     error: float
     """Out-of-bag error of the trees, part of σ."""
     noise: float
@@ -141,7 +143,7 @@ def greedy(known: Known, states: States) -> Greedy:
     cost = np.exp(np.maximum(mean + known.log_price + spread**2 / 2.0, known.least))
     with np.errstate(divide="ignore"):
         left = np.log(np.maximum(states.left, 0.0))[:, None]
-    fits = np.maximum(mean + known.log_price + SURELY * spread, known.least) <= left
+    fits = np.maximum(mean + known.log_price + known.reach, known.least) <= left
     return Greedy(mean, spread, gain, cost, np.where(states.open & fits, gain / cost, -np.inf))
 
 
@@ -255,6 +257,9 @@ def start(
         log_best = float(worst.max(initial=-np.inf) + 3.0 * believed.spread[rows].max(initial=0.0))
     else:
         log_best = best[0]
+    longest = prediction.longest_s
+    if longest is None:
+        longest = np.exp(prediction.log_runtime + SURELY * prediction.spread)
     known = Known(
         leaf=forest.leaf[:, rows],
         log_price=price[rows] - np.log(3600.0),
@@ -262,6 +267,7 @@ def start(
         slope=slope,
         level=believed.mean[rows] - slope * prediction.log_runtime[rows],
         completing=prediction.completing[rows],
+        reach=np.log(longest[rows]) - prediction.log_runtime[rows],
         error=forest.error,
         noise=prediction.noise,
         log_deadline=np.inf if problem.deadline_s is None else float(np.log(problem.deadline_s)),

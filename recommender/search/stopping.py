@@ -10,10 +10,11 @@ from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
-from scipy.special import ndtr, ndtri
+from scipy.special import ndtr
 
 from recommender.errors import InputError, InsufficientEvidenceError
 from recommender.models import Array, Prediction, configuration_rows, measured
+from recommender.models.bagging import SURELY
 from recommender.models.completing import tried
 from recommender.pricing import BY_NAME, price_option
 from recommender.problem import Objective, Problem
@@ -23,8 +24,6 @@ from recommender.units import format_usd
 
 DRAWS = 2000
 """Joint draws from which a guarantee is computed."""
-SURELY = float(ndtri(0.99))
-"""Standard deviations to the 99th percentile, 2.326."""
 MOST_JOINT = 400
 """Candidates drawn jointly: the likeliest to be better. The others enter by a bound."""
 
@@ -277,8 +276,12 @@ def bearable(problem: Problem, runs: Runs, prediction: Prediction) -> npt.NDArra
 
 def largest_log_usd(problem: Problem, prediction: Prediction) -> Array:
     """ln of the 99th percentile of a run's on-demand USD, (configurations,); where nothing is believed the least bill."""
-    most = np.nan_to_num(prediction.log_runtime + SURELY * prediction.spread, nan=np.log(1e-9))
-    return log_objective(problem, most[None], objective="cost", options=(BY_NAME["on-demand"],))[0]
+    most = prediction.log_runtime + SURELY * prediction.spread
+    if prediction.longest_s is not None:
+        most = np.log(prediction.longest_s)
+    most = np.nan_to_num(most, nan=np.log(1e-9))
+    result: Array = log_objective(problem, most[None], objective="cost", options=(BY_NAME["on-demand"],))[0]
+    return result
 
 
 def expected_run_usd(problem: Problem, prediction: Prediction, row: int) -> float:
