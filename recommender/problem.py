@@ -16,9 +16,10 @@ from recommender.catalogue.cpu import identify
 from recommender.enumeration import Machines, catalogue_candidates, table_candidates
 from recommender.errors import InputError, UnknownNameError, did_you_mean
 from recommender.inputs import target_inputs
-from recommender.pricing import DEFAULT_OPTIONS, PurchaseOption, Usage
+from recommender.pricing import BY_NAME, DEFAULT_OPTIONS, PurchaseOption, Usage, price_option
 from recommender.runs import Runs, read_runs
 from recommender.tables import CANDIDATES, PRICES, read_table
+from recommender.units import format_usd
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -204,7 +205,22 @@ def build_problem(
         top=top,
         notes=tuple(notes),
     )
+    _check_search_budget(problem)
     return problem, mine
+
+
+def _check_search_budget(problem: Problem) -> None:
+    """Refuse a search budget that is less than the least that any run is billed."""
+    if problem.search_budget_usd is None:
+        return
+    offers = problem.candidates.offers
+    prices = price_option(BY_NAME["on-demand"], offers, problem.catalogue.spot)
+    least = prices.cost(np.full(len(problem.configurations), 1e-9)[offers.configuration], offers, problem.usage)
+    if np.isfinite(least).any() and np.nanmin(least) > problem.search_budget_usd:
+        raise InputError(
+            f"a search budget of {format_usd(problem.search_budget_usd)} bears no run: the least that a run of a candidate "
+            f"is billed is {format_usd(float(np.nanmin(least)))}; give more, or other candidates"
+        )
 
 
 def empty_runs() -> Runs:

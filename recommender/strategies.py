@@ -34,7 +34,7 @@ from recommender.search.bandit import CloudBandit
 from recommender.search.designs import ConfirmBest, InitialDesign, LatinHypercube, QuasiRandom, Uniform
 from recommender.search.lookahead import LookAhead
 from recommender.search.predicted import PredictedBest, PredictedWorse
-from recommender.search.stopping import Never, SmallImprovement, StoppingRule, WithinBudget
+from recommender.search.stopping import Never, SmallImprovement, StoppingRule, WithinBudget, over_budget
 
 ENTRY_POINT_GROUP = "recommender.strategies"
 
@@ -77,7 +77,8 @@ class ModelBased:
         measure = self.design is not None and not searches
         answer = rank(problem, prediction, strategy=self.name, why=self.why, measure=measure)
         if not searches:
-            return answer
+            ended = over_budget(problem, runs, answer.next_run)
+            return replace(answer, next_run=None, warnings=(*answer.warnings, ended)) if ended else answer
         found, stopped = self._search(problem, runs, prediction, problem.random(runs))
         notes = (f"nothing more is worth measuring: {stopped}",) if stopped else ()
         return replace(answer, next_run=found, warnings=(*answer.warnings, *notes))
@@ -90,7 +91,8 @@ class ModelBased:
         if self.design is None:
             return None
         best = None if isinstance(self.design, Uniform) else self.recommend(problem, runs)
-        return self.design.propose(problem, runs, rng, best)
+        wanted = self.design.propose(problem, runs, rng, best)
+        return None if over_budget(problem, runs, wanted) else wanted
 
     def _search(
         self, problem: Problem, runs: Runs, prediction: Prediction | None, rng: np.random.Generator
@@ -99,6 +101,7 @@ class ModelBased:
         start = self.design.propose(problem, runs, rng, None) if self.design is not None else None
         if start is not None:
             stopped = self.stop.reason(problem, runs, nothing_known(problem), unscored(problem), row_of(problem, start))
+            stopped = stopped or over_budget(problem, runs, start)
             return (None, stopped) if stopped else (NextRun(**{"why": "a start of the search", **vars(start)}), "")
         prediction = prediction or self.model.predict(problem, runs)
         if self.acquisition is None or not np.isfinite(prediction.log_runtime).any():
@@ -109,8 +112,9 @@ class ModelBased:
         if not len(rows):
             return None, ""
         row = int(rows[np.lexsort((rows, prediction.log_runtime[rows], -scores.score[rows]))[0]])
-        stopped = self.stop.reason(problem, runs, prediction, scores, row)
-        return (None, stopped) if stopped else (proposal(problem, prediction, row, scores.sentence(row)), "")
+        wanted = proposal(problem, prediction, row, scores.sentence(row))
+        stopped = self.stop.reason(problem, runs, prediction, scores, row) or over_budget(problem, runs, wanted)
+        return (None, stopped) if stopped else (wanted, "")
 
 
 def canonical(runs: Runs) -> Runs:

@@ -100,7 +100,8 @@ def replay(task: Task) -> list[dict[str, Any]]:
             i = where[key_of(wanted)]
             run = table.iloc[[i]].copy()
             if task.abort:
-                limit = run_limit_s(problem, runs, row_of(problem, wanted))
+                left = budget - float(told["cost_usd"].sum())
+                limit = run_limit_s(problem, runs, row_of(problem, wanted), left_usd=left)
                 if limit < run["runtime_s"].iloc[0]:
                     run["cost_usd"] *= limit / run["runtime_s"].iloc[0]
                     run["runtime_s"], run["status"], aborted = limit, "timed_out", True

@@ -153,8 +153,9 @@ class RandomTrees:
 
     With few runs that error is a factor of ten, and a log-normal of it has no useful upper end. What a budget needs is the
     99th percentile of a run's time, and the paper's normal gives it: T + 2.326 σ in seconds, σ² the members' variance, the
-    mean square out-of-bag residual in seconds and the noise, all at the price of the very configuration. The lower of
-    this and the log-normal's is `longest_s`.
+    mean square out-of-bag residual in seconds, the noise and, while runs are few, the prior error of a configuration that
+    takes much longer than those run; all at the price of the very configuration. The lower of this and the log-normal's is
+    `longest_s`.
     """
 
     members: int = 10
@@ -188,7 +189,8 @@ class RandomTrees:
         prior = max(float(ran.std()), PRIOR_SPREAD * float(ran.mean()))
         square = out_of_bag(member[:, found.rows], ran, found.out, prior)
         mean = member.mean(axis=0)
-        spread = np.sqrt(member.var(axis=0) + square + (prediction.noise * mean) ** 2)
+        relative = prediction.noise**2 + PRIOR_SPREAD**2 * PRIOR_DOF / (len(ran) + PRIOR_DOF)
+        spread = np.sqrt(member.var(axis=0) + square + relative * mean**2)
         log_most = prediction.log_runtime + SURELY * prediction.spread
         # What stopped is at least that slow, whatever the trees say.
         normal = np.fmax(mean + SURELY * spread, np.exp(prediction.log_runtime))

@@ -252,7 +252,8 @@ def start(
     left = np.inf if problem.search_budget_usd is None else problem.search_budget_usd - spent_usd(problem, runs)
     best = incumbent(problem, runs)
     if best is None:
-        worst = log_objective(problem, np.fmax(seen.log_runtime, seen.censored_log)[None], objective=problem.objective)[0]
+        longest_seen = np.fmax(seen.log_runtime, np.where(np.isfinite(seen.censored_log), seen.censored_log, np.nan))
+        worst = log_objective(problem, longest_seen[None], objective=problem.objective)[0]
         worst = worst[np.isfinite(worst)]
         log_best = float(worst.max(initial=-np.inf) + 3.0 * believed.spread[rows].max(initial=0.0))
     else:
@@ -283,18 +284,18 @@ def start(
     return rows, known, state, None if best is None else float(np.exp(best[0]))
 
 
-def run_limit_s(problem: Problem, runs: Runs, row: int, *, past_incumbent: bool = True) -> float:
-    """Seconds after which a run of configuration `row` should be stopped; inf for never.
+def run_limit_s(
+    problem: Problem, runs: Runs, row: int, *, left_usd: float | None = None, past_incumbent: bool = True
+) -> float:
+    """Seconds after which a run of configuration `row` should be stopped; inf for never, and where it has no price.
 
-    When what it cost so far, on demand, passes what is left of the search budget or, for the objective cost, the
-    incumbent's objective: from there on it can only lose. It then is a run stopped at its time limit, a lower bound.
+    When what it cost so far, on demand, passes `left_usd` or, for the objective cost, the incumbent's cost: from there on
+    it can only lose. It then is a run stopped at its time limit, a lower bound.
     """
     n = len(problem.configurations)
     hourly = log_objective(problem, np.full((1, n), np.log(3600.0)), objective="cost", options=(BY_NAME["on-demand"],))
     usd_per_s = float(np.exp(hourly[0, row])) / 3600.0
-    limits = [np.inf]
-    if problem.search_budget_usd is not None:
-        limits.append(problem.search_budget_usd - spent_usd(problem, runs))
+    limits = [np.inf if left_usd is None else left_usd]
     on_demand = replace(problem, options=(BY_NAME["on-demand"],))
     if past_incumbent and problem.objective == "cost" and (best := incumbent(on_demand, runs)) is not None:
         limits.append(float(np.exp(best[0])))

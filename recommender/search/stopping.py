@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy.special import ndtr
 
+from recommender.candidates import Configuration
 from recommender.errors import InputError, InsufficientEvidenceError
 from recommender.models import Array, Prediction, configuration_rows, measured
 from recommender.models.bagging import SURELY
@@ -253,6 +254,20 @@ def spent_usd(problem: Problem, runs: Runs) -> float:
             "with a price), so what was spent cannot be told; fill its cost_usd"
         )
     return float(paid.sum())
+
+
+def over_budget(problem: Problem, runs: Runs, wanted: Configuration | None) -> str:
+    """Why the run `wanted` does not fit what is left of the search budget, at the cost expected of it; '' when it may.
+
+    What strategies that plan no budget end by: while no cost is expected of the run, they end when all is spent.
+    """
+    if wanted is None or problem.search_budget_usd is None:
+        return ""
+    spent, expected = spent_usd(problem, runs), getattr(wanted, "expected_cost_usd", None)
+    if spent < problem.search_budget_usd and spent + (expected or 0.0) <= problem.search_budget_usd:
+        return ""
+    following = f" and the next run is expected to cost {format_usd(expected)}" if expected else ""
+    return f"{format_usd(spent)} of {format_usd(problem.search_budget_usd)} were spent{following}"
 
 
 def bearable(problem: Problem, runs: Runs, prediction: Prediction) -> npt.NDArray[np.bool_]:
