@@ -5,10 +5,11 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import math
 import re
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from concurrent.futures import BrokenExecutor, as_completed
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal
@@ -75,6 +76,8 @@ def evaluate(
     prices: pd.DataFrame | str | Path | None = None,
     purchase: PurchaseOption | None = None,
     region: str | None = None,
+    search_budget_usd: float | None = None,
+    search_budget_runs: float | None = None,
     jobs: int = 1,
     out: str | Path | None = None,
 ) -> pd.DataFrame:
@@ -97,6 +100,8 @@ def evaluate(
         prices=prices,
         purchase=purchase,
         region=region,
+        search_budget_usd=search_budget_usd,
+        search_budget_runs=search_budget_runs,
     )
     return run(planned, jobs=jobs, out=out)
 
@@ -115,6 +120,8 @@ def plan(
     prices: pd.DataFrame | str | Path | None = None,
     purchase: PurchaseOption | None = None,
     region: str | None = None,
+    search_budget_usd: float | None = None,
+    search_budget_runs: float | None = None,
 ) -> Evaluation:
     """Read the tables and ask about every workload as if it were new.
 
@@ -133,12 +140,17 @@ def plan(
     purchase
         How runs are paid that the table bills nothing for, and what strategies optimise; default on-demand.
 
+    search_budget_usd, search_budget_runs
+        What an episode may spend on measuring: USD, or so many times the mean cost of a recorded run of the workload. No
+        strategy gets the result of a run that would pass it: see `recommender.replay.episode`.
+
     Raises
     ------
     RecommenderError
         For unreadable tables, unknown names, values outside their range, and when no workload can be asked about.
     """
     _check(steps, seeds, deadline_quantile)
+    _check_search_budget(search_budget_usd, search_budget_runs)
     runs = runs if isinstance(runs, Runs) else read_runs(runs)
     table = recorded_configurations(runs) if candidates is None else candidates
     table = read_table(table, CANDIDATES)
@@ -165,7 +177,10 @@ def plan(
                 raise
             skipped.append(error)
         else:
-            worlds.append(world)
+            usd = search_budget_usd
+            if search_budget_runs is not None:
+                usd = search_budget_runs * float(world.cost_usd.mean())
+            worlds.append(replace(world, problem=replace(world.problem, search_budget_usd=usd)))
     if not worlds:
         raise skipped[0] if skipped else InputError("the runs table has no rows: there is nothing to replay")
     chosen = _with_yardsticks(strategies)
@@ -175,7 +190,10 @@ def plan(
         # Without addresses in memory, which differ from process to process.
         "strategies": re.sub(" at 0x[0-9a-f]+", "", json.dumps({n: repr(s) for n, s in chosen.items()})),
         "workloads": json.dumps([world.problem.workload for world in worlds]),
-        "options": json.dumps([objective, deadline_quantile, group_by, purchase and purchase.name, region]),
+        "options": json.dumps(
+            [objective, deadline_quantile, group_by, purchase and purchase.name, region]
+            + [search_budget_usd, search_budget_runs]
+        ),
         "steps": str(steps),
         "seeds": str(seeds),
     }
@@ -192,6 +210,14 @@ def _check(steps: int, seeds: int, deadline_quantile: float | None) -> None:
             raise InputError(f"{name} is {value}; a whole number from 1 to 1000000 is needed")
     if deadline_quantile is not None and not 0 <= deadline_quantile <= 1:
         raise InputError(f"the deadline quantile is {deadline_quantile}; a number from 0 to 1 is needed")
+
+
+def _check_search_budget(usd: float | None, runs: float | None) -> None:
+    if usd is not None and runs is not None:
+        raise InputError(f"the search budget is given as {usd} USD and as {runs} mean runs; give one of them")
+    for name, value in (("search budget in USD", usd), ("search budget in mean runs", runs)):
+        if value is not None and not 0 < value < math.inf:
+            raise InputError(f"the {name} is {value}; a positive finite number is needed")
 
 
 def _with_yardsticks(strategies: Sequence[str] | Mapping[str, Strategy]) -> dict[str, Strategy]:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import math
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -10,23 +12,28 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+import replay_table
 from strategy_contract import Make, StrategyContract
 from test_cherrypick import ask, search, table
+from typer.testing import CliRunner
 
+from recommender.cli import app
 from recommender.datasets import fetch_dataset
 from recommender.errors import InputError
+from recommender.evaluation import plan, run
 from recommender.models import measured
 from recommender.models.bagging import RandomTrees
 from recommender.models.features import features
 from recommender.problem import Problem, build_problem
-from recommender.replay import key_of
+from recommender.question import Question
+from recommender.replay import environment, episode, key_of
+from recommender.run_command import RunCommand
 from recommender.runs import Runs
 from recommender.search.acquisition import row_of
 from recommender.search.designs import LatinHypercube, hypercube_order
 from recommender.search.lookahead import (
     Known,
     LookAhead,
-    States,
     greedy,
     lognormal_improvement,
     paths,
@@ -36,6 +43,8 @@ from recommender.search.lookahead import (
 )
 from recommender.search.stopping import Never, bearable, largest_log_usd, spent_usd
 from recommender.strategies import ModelBased, strategy
+from recommender.study import Study
+from recommender.tuning import tune
 
 
 class TestContract(StrategyContract):
@@ -309,7 +318,9 @@ def test_spends_no_more_than_its_budget_on_a_real_job(mirror: Path, tmp_path: Pa
     frame = data.runs.of(job).frame.reset_index(drop=True)
     blank, _ = build_problem(None, workload=job, candidates=data.candidates)
     problem: Problem = replace(blank, search_budget_usd=8 * float(frame["cost_usd"].mean()), deadline_s=600.0)
-    at = {key_of(blank.candidates.configuration(row_of(blank, c))): i for i, c in enumerate(configurations(blank, frame))}
+    at = {
+        key_of(blank.candidates.configuration(row_of(blank, c))): i for i, c in enumerate(configurations(blank, frame))
+    }
     rows: list[int] = []
     while wanted := lynceus().suggest(problem, Runs(frame.iloc[rows].reset_index(drop=True))):
         rows.append(at[key_of(wanted)])
@@ -322,3 +333,83 @@ def configurations(problem: Problem, frame: pd.DataFrame) -> Any:
     from recommender.models import configuration_rows
 
     return [problem.candidates.configuration(int(i)) for i in configuration_rows(problem, frame)]
+
+
+class TestTheReplay:
+    def test_no_strategy_sees_a_run_that_passes_the_budget(self) -> None:
+        world = environment(Runs.from_frame(replay_table.table()), "one", candidates=replay_table.CANDIDATES)
+        script = replay_table.Scripted(tuple("cda"))  # 0.20, 1.50 and 1.00 USD
+        for usd, runs in ((5.0, 3), (2.7, 3), (2.69, 2), (1.7, 2), (1.69, 1), (0.1, 0)):
+            limited = replace(world, problem=replace(world.problem, search_budget_usd=usd))
+            rows = episode("script", script, limited, seed=0, steps=9)
+            assert rows[-1]["step"] == runs
+            assert rows[-1]["stopped"]
+            assert rows[-1]["search_cost_usd"] <= usd * (1 + 1e-9)
+
+    def test_a_budget_in_mean_runs_is_each_workloads_own(self) -> None:
+        planned = plan(
+            Runs.from_frame(replay_table.table()), candidates=replay_table.CANDIDATES, search_budget_runs=2.0, seeds=1
+        )
+        got = {w.problem.workload: w.problem.search_budget_usd for w in planned.worlds}
+        assert got == {"one": pytest.approx(2 * 4.7 / 5), "two": pytest.approx(2 * 7.35 / 4)}
+        results = run(planned)
+        assert results["search_cost_usd"].max() <= max(got.values()) * (1 + 1e-9)
+
+    def test_two_budgets_or_none_that_is_positive_are_refused(self) -> None:
+        runs = Runs.from_frame(replay_table.table())
+        with pytest.raises(InputError, match="give one of them"):
+            plan(runs, candidates=replay_table.CANDIDATES, search_budget_runs=2.0, search_budget_usd=1.0)
+        with pytest.raises(InputError, match="search budget in mean runs is 0"):
+            plan(runs, candidates=replay_table.CANDIDATES, search_budget_runs=0.0)
+
+
+class TestTheCommandLine:
+    def files(self, tmp_path: Path) -> list[str]:
+        source = table()
+        source.drop(columns="runtime_s").to_csv(tmp_path / "pool.csv", index=False)
+        runs = source.iloc[::5][["instance_type", "node_count", "runtime_s"]].assign(workload="w")
+        runs.to_csv(tmp_path / "runs.csv", index=False)
+        return [str(tmp_path / "runs.csv"), "--candidates", str(tmp_path / "pool.csv"), "--strategy", "lynceus"]
+
+    @pytest.mark.parametrize("option", ["--budget", "--search-budget"])
+    def test_with_lynceus_the_budget_is_the_searchs(self, tmp_path: Path, option: str) -> None:
+        words = self.files(tmp_path)
+        poor = CliRunner().invoke(app, ["suggest", *words, option, "21"])
+        assert poor.exit_code == 0, poor.output
+        assert "nothing is worth measuring" in poor.output
+        rich = CliRunner().invoke(app, ["recommend", *words, option, "1000", "--format", "json"])
+        answer = json.loads(rich.stdout)
+        assert answer["problem"]["search_budget_usd"] == 1000.0
+        assert answer["problem"]["budget_usd"] is None
+        assert answer["next_run"] is not None
+
+    def test_both_budgets_are_refused(self, tmp_path: Path) -> None:
+        done = CliRunner().invoke(app, ["suggest", *self.files(tmp_path), "--budget", "3", "--search-budget", "4"])
+        assert isinstance(done.exception, InputError)
+
+
+class TestTuning:
+    def study(self, tmp_path: Path, **options: Any) -> Study:
+        question = Question(candidates=table().drop(columns="runtime_s"), **options)
+        return Study.create("s", question, strategy_name="random", store=tmp_path / "studies.db")
+
+    def test_a_run_is_ended_when_the_search_budget_is(self, tmp_path: Path) -> None:
+        study = self.study(tmp_path)
+        sleep = RunCommand(line=f"{sys.executable} -c 'import time; time.sleep(60)'")
+        tuned = tune(study, sleep, search_budget_usd=1e-5)
+        assert tuned.runs >= 1
+        assert {row["status"] for row in study.snapshot().told.values()} == {"timed_out"}
+
+    def test_a_run_that_is_dearer_than_the_best_is_ended(self, tmp_path: Path) -> None:
+        study = self.study(tmp_path)
+        study.tell(configuration=study.ask()[0].run, runtime_s=0.5)
+        sleep = RunCommand(line=f"{sys.executable} -c 'import time; time.sleep(60)'")
+        tune(study, sleep, stop_dear=True, max_runs=2)
+        assert [row["status"] for row in study.snapshot().told.values()] == ["completed", "timed_out"]
+
+    def test_runs_a_study_was_given_are_not_paid_from_its_budget(self, tmp_path: Path) -> None:
+        source = table()
+        runs = source.iloc[::5][["instance_type", "node_count", "runtime_s"]].assign(workload="w")
+        study = self.study(tmp_path, runs=runs, search_budget_usd=3.0)
+        problem, mine = study.evidence()
+        assert problem.search_budget_usd == pytest.approx(3.0 + spent_usd(problem, mine))

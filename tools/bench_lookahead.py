@@ -115,7 +115,9 @@ def replay(task: Task) -> list[dict[str, Any]]:
         spent = float(told["cost_usd"].sum())
         known = told.iloc[:-1] if over else told
         try:
-            first = chosen.recommend(replace(problem, search_budget_usd=None), Runs(known.reset_index(drop=True))).rows[0]
+            first = chosen.recommend(replace(problem, search_budget_usd=None), Runs(known.reset_index(drop=True))).rows[
+                0
+            ]
             i = where[key_of(first)]
             recommended = usd[i] / optimum if feasible[i] else np.inf
         except (InfeasibleError, InsufficientEvidenceError):

@@ -282,7 +282,9 @@ def _as_meant(given: dict[str, Any], strategy: str | None) -> dict[str, Any]:
     if strategy != "lynceus" or given["budget"] is None:
         return given
     if given["search_budget"] is not None:
-        raise InputError("with --strategy lynceus --budget is the search budget; give --search-budget or --budget, not both")
+        raise InputError(
+            "with --strategy lynceus --budget is the search budget; give --search-budget or --budget, not both"
+        )
     return given | {"budget": None, "search_budget": given["budget"]}
 
 

@@ -228,7 +228,9 @@ class LookAhead:
             u, c = paths(known, many, each, x, horizon=self.horizon, discount=self.discount, nodes=self.nodes)
             score[rows[x]] = u / c
         if best is None:
-            return Scores(score, None, None, "most likely for its cost to meet the constraints, which nothing measured does")
+            return Scores(
+                score, None, None, "most likely for its cost to meet the constraints, which nothing measured does"
+            )
         gain = np.zeros(len(score))
         gain[rows] = np.clip(found.gain[0] / best, 0.0, 1.0)
         return Scores(score, gain, best, "largest expected improvement per dollar of it and of the runs it leads to")
@@ -244,7 +246,9 @@ def start(
         problem, np.stack([np.full(n, np.log(3600.0)), np.full(n, SECOND)]), objective="cost", options=on_demand
     )
     if np.isnan(price).all():
-        raise InputError("no candidate's price on demand is known, and a search that counts money needs it; give --prices")
+        raise InputError(
+            "no candidate's price on demand is known, and a search that counts money needs it; give --prices"
+        )
     believed = values(problem, prediction)
     usable = ~tried(seen) & (prediction.excluded == 0) & np.isfinite(believed.mean) & np.isfinite(price)
     rows = np.flatnonzero(usable)

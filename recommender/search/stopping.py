@@ -285,7 +285,9 @@ def bearable(problem: Problem, runs: Runs, prediction: Prediction) -> npt.NDArra
         return np.ones(len(problem.configurations), dtype=bool)
     most, left = largest_log_usd(problem, prediction), problem.search_budget_usd - spent_usd(problem, runs)
     if np.isnan(most).all():
-        raise InputError("no candidate's price on demand is known, and a search that counts money needs it; give --prices")
+        raise InputError(
+            "no candidate's price on demand is known, and a search that counts money needs it; give --prices"
+        )
     return np.asarray(np.exp(most) <= left)
 
 
