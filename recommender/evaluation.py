@@ -191,8 +191,10 @@ def plan(
         "strategies": re.sub(" at 0x[0-9a-f]+", "", json.dumps({n: repr(s) for n, s in chosen.items()})),
         "workloads": json.dumps([world.problem.workload for world in worlds]),
         "options": json.dumps(
-            [objective, deadline_quantile, group_by, purchase and purchase.name, region]
-            + [search_budget_usd, search_budget_runs]
+            [
+                *(objective, deadline_quantile, group_by, purchase and purchase.name, region),
+                *(search_budget_usd, search_budget_runs),
+            ]
         ),
         "steps": str(steps),
         "seeds": str(seeds),

@@ -84,11 +84,20 @@ def arrow() -> str:
     return table.stdout.rstrip()
 
 
+def lookahead() -> str:
+    """Replay the lynceus data set at one search budget."""
+    table = subprocess.run(
+        [sys.executable, "tools/bench_lookahead.py", "--markdown"], cwd=ROOT, check=True, capture_output=True, text=True
+    )
+    return table.stdout.rstrip()
+
+
 SECTIONS: dict[str, tuple[str, Callable[[], str]]] = {
     "startup": ("Start-up", startup),
     "catalogue": ("Scoring the whole catalogue", catalogue),
     "ernest": ("Ernest on C3O", ernest),
     "arrow": ("Arrow on the AWS part of Lumos", arrow),
+    "lookahead": ("Search within a budget: Lynceus on its three jobs", lookahead),
 }
 
 

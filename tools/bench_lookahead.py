@@ -160,12 +160,19 @@ def report(rows: pd.DataFrame, by: list[str]) -> pd.DataFrame:
     )
 
 
+def markdown(table: pd.DataFrame) -> str:
+    """A table as the documents hold it."""
+    lines = [list(map(str, table)), ["---"] * table.shape[1], *table.astype(str).to_numpy().tolist()]
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
+
+
 def main() -> None:
     """Print one row a strategy, and one a strategy and job; exit 1 when lynceus spent more than its budget."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--strategies", default=",".join(variants()))
     parser.add_argument("--seeds", type=int, default=20)
     parser.add_argument("--runs", type=float, default=12.0)
+    parser.add_argument("--markdown", action="store_true", help="print tables for the documents")
     parser.add_argument("--abort", action="store_true")
     parser.add_argument("--jobs", type=int, default=2)
     parser.add_argument("--mirror", type=Path)
@@ -183,7 +190,8 @@ def main() -> None:
     with ProcessPoolExecutor(given.jobs) as pool:
         rows = pd.DataFrame([row for rows in pool.map(replay, tasks) for row in rows])
     for by in (["deadline", "strategy"], ["deadline", "strategy", "job"]):
-        print(report(rows, by).reset_index().to_string(index=False), end="\n\n")
+        table = report(rows, by).reset_index()
+        print(markdown(table) if given.markdown else table.to_string(index=False), end="\n\n")
     print(f"{len(rows)} episodes of {given.runs:g} mean runs' budget in {time.perf_counter() - begun:.0f} s")
     violations = rows[rows["over"] & rows["strategy"].str.startswith("lynceus")]
     if len(violations):

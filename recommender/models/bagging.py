@@ -59,7 +59,7 @@ class Bag:
 
 
 def bag(
-    x: Array, rows: Rows, target: Array, noise: float, *, members: int, seed: int, make: Callable[[int], Any]
+    x: npt.NDArray[Any], rows: Rows, target: Array, noise: float, *, members: int, seed: int, make: Callable[[int], Any]
 ) -> Bag:
     """Grow `members` regressors `make(seed)` on bootstraps of `rows` of `x` (configurations, features)."""
     rng = np.random.default_rng([seed, len(rows)])
