@@ -16,9 +16,10 @@ from recommender.catalogue.cpu import identify
 from recommender.enumeration import Machines, catalogue_candidates, table_candidates
 from recommender.errors import InputError, UnknownNameError, did_you_mean
 from recommender.inputs import target_inputs
-from recommender.pricing import DEFAULT_OPTIONS, PurchaseOption, Usage
+from recommender.pricing import BY_NAME, DEFAULT_OPTIONS, PurchaseOption, Usage, price_option
 from recommender.runs import Runs, read_runs
 from recommender.tables import CANDIDATES, PRICES, read_table
+from recommender.units import format_usd
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -49,6 +50,8 @@ class Problem:
     """A run must end within this many seconds, with probability `confidence`."""
     budget_usd: float | None = None
     """A run must cost at most this, with probability `confidence`."""
+    search_budget_usd: float | None = None
+    """What all runs of the workload may cost that are made to find out, those known already included; None: anything."""
     confidence: float = 0.9
     """Probability with which deadline and budget must hold."""
     inputs: Mapping[str, float] = field(default_factory=dict)
@@ -87,6 +90,7 @@ def build_problem(
     objective: Objective = "cost",
     deadline_s: float | None = None,
     budget_usd: float | None = None,
+    search_budget_usd: float | None = None,
     confidence: float = 0.9,
     purchase: Sequence[PurchaseOption] | None = None,
     regions: Sequence[str] | None = None,
@@ -115,6 +119,8 @@ def build_problem(
         else us-east-1) with 1 to `max_nodes` nodes (default: 1 when every run used one node, else the largest measured).
     purchase
         Default: on-demand with a candidates table; with the catalogue also spot and 1-year no-upfront commitments.
+    search_budget_usd
+        What the search may spend on measuring; what `runs` cost counts as spent.
     architecture
         x86_64, arm64 or any; default: what the runs were measured on.
     runs_planned
@@ -130,7 +136,12 @@ def build_problem(
     RecommenderError
         For unreadable tables, unknown names and values outside their range.
     """
-    _check(deadline_s, budget_usd, confidence, max_nodes, top, seed)
+    limits = (
+        ("deadline", deadline_s, "seconds"),
+        ("budget", budget_usd, "USD"),
+        ("search budget", search_budget_usd, "USD"),
+    )
+    _check(limits, confidence, max_nodes, top, seed)
     check_runs_planned(runs_planned, objective)
     catalogue = catalogue or load_catalogue()
     every = _read(runs)
@@ -192,6 +203,7 @@ def build_problem(
         objective=objective,
         deadline_s=deadline_s,
         budget_usd=budget_usd,
+        search_budget_usd=search_budget_usd,
         confidence=confidence,
         inputs=target_inputs(mine, inputs or {}, notes),
         usage=usage or Usage(),
@@ -201,7 +213,22 @@ def build_problem(
         top=top,
         notes=tuple(notes),
     )
+    _check_search_budget(problem)
     return problem, mine
+
+
+def _check_search_budget(problem: Problem) -> None:
+    """Refuse a search budget that is less than the least that any run is billed."""
+    if problem.search_budget_usd is None:
+        return
+    offers = problem.candidates.offers
+    prices = price_option(BY_NAME["on-demand"], offers, problem.catalogue.spot)
+    least = prices.cost(np.full(len(problem.configurations), 1e-9)[offers.configuration], offers, problem.usage)
+    if np.isfinite(least).any() and np.nanmin(least) > problem.search_budget_usd:
+        raise InputError(
+            f"a search budget of {format_usd(problem.search_budget_usd)} bears no run: the least that a run of a candidate "
+            f"is billed is {format_usd(float(np.nanmin(least)))}; give more, or other candidates"
+        )
 
 
 def empty_runs() -> Runs:
@@ -216,9 +243,9 @@ def _read(source: Runs | pd.DataFrame | str | Path | None) -> Runs:
 
 
 def _check(
-    deadline_s: float | None, budget_usd: float | None, confidence: float, max_nodes: int | None, top: int, seed: int
+    limits: Iterable[tuple[str, float | None, str]], confidence: float, max_nodes: int | None, top: int, seed: int
 ) -> None:
-    for name, value, unit in (("deadline", deadline_s, "seconds"), ("budget", budget_usd, "USD")):
+    for name, value, unit in limits:
         if value is not None and not (isinstance(value, int | float) and 0 < value < np.inf):
             raise InputError(f"{name} is {value!r}; a positive finite number of {unit} is needed")
     if not 0.5 <= confidence < 1:

@@ -31,6 +31,8 @@ class Question:
     objective: Objective = "cost"
     deadline_s: float | None = None
     budget_usd: float | None = None
+    search_budget_usd: float | None = None
+    """What the study may spend on measuring; the runs it was made with are not counted."""
     confidence: float = 0.9
     purchase: Sequence[PurchaseOption] | None = None
     regions: Sequence[str] | None = None
@@ -69,6 +71,7 @@ class Question:
             objective=self.objective,
             deadline_s=self.deadline_s,
             budget_usd=self.budget_usd,
+            search_budget_usd=self.search_budget_usd,
             confidence=self.confidence,
             purchase=self.purchase,
             regions=self.regions,

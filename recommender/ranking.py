@@ -81,6 +81,7 @@ def describe(problem: Problem) -> dict[str, Any]:
         "objective": problem.objective,
         "deadline_s": problem.deadline_s,
         "budget_usd": problem.budget_usd,
+        **({"search_budget_usd": problem.search_budget_usd} if problem.search_budget_usd is not None else {}),
         "confidence": problem.confidence,
         "regions": [r for r in problem.candidates.offers.regions if r],
         "purchase_options": [o.name for o in problem.options],

@@ -17,6 +17,7 @@ import numpy as np
 from recommender.candidates import Configuration
 from recommender.errors import RecommenderError, UnknownNameError, did_you_mean
 from recommender.models import PerformanceModel, Prediction, configuration_rows, measured, nothing_known
+from recommender.models.bagging import RandomTrees
 from recommender.models.completing import tried
 from recommender.models.ernest import MINIMUM_POINTS, Ernest, distinct_points
 from recommender.models.gaussian_process import GaussianProcess
@@ -30,10 +31,19 @@ from recommender.recommendation import NextRun, Recommendation
 from recommender.runs import Runs
 from recommender.search.acquisition import Acquisition, ConstrainedImprovement, proposal, row_of, unscored
 from recommender.search.bandit import CloudBandit
-from recommender.search.designs import ConfirmBest, InitialDesign, QuasiRandom, Uniform
+from recommender.search.designs import ConfirmBest, InitialDesign, LatinHypercube, QuasiRandom, Uniform
 from recommender.search.guarantee import guarantee
+from recommender.search.lookahead import LookAhead
 from recommender.search.predicted import PredictedBest, PredictedWorse
-from recommender.search.stopping import Never, SmallImprovement, StoppingRule, WorthIt, rule_of
+from recommender.search.stopping import (
+    Never,
+    SmallImprovement,
+    StoppingRule,
+    WithinBudget,
+    WorthIt,
+    over_budget,
+    rule_of,
+)
 
 ENTRY_POINT_GROUP = "recommender.strategies"
 
@@ -76,9 +86,10 @@ class ModelBased:
         measure = self.design is not None and not searches
         answer = rank(problem, prediction, strategy=self.name, why=self.why, measure=measure)
         if not searches:
+            ended = over_budget(problem, runs, answer.next_run)
             unweighed = f"the planned runs were not weighed: {self.name} does not search"
-            notes = (unweighed,) if problem.runs_planned is not None else ()
-            return replace(answer, warnings=(*answer.warnings, *notes))
+            notes = (*((unweighed,) if problem.runs_planned is not None else ()), *((ended,) if ended else ()))
+            return replace(answer, next_run=None if ended else answer.next_run, warnings=(*answer.warnings, *notes))
         found, stopped = self._search(problem, runs, prediction, problem.random(runs))
         notes = (f"nothing more is worth measuring: {stopped}",) if stopped else ()
         promise = partial(guarantee, problem, runs, prediction, answer.rows[0])
@@ -92,7 +103,8 @@ class ModelBased:
         if self.design is None:
             return None
         best = None if isinstance(self.design, Uniform) else self.recommend(problem, runs)
-        return self.design.propose(problem, runs, rng, best)
+        wanted = self.design.propose(problem, runs, rng, best)
+        return None if over_budget(problem, runs, wanted) else wanted
 
     def _search(
         self, problem: Problem, runs: Runs, prediction: Prediction | None, rng: np.random.Generator
@@ -102,6 +114,7 @@ class ModelBased:
         start = self.design.propose(problem, runs, rng, None) if self.design is not None else None
         if start is not None:
             stopped = stop.reason(problem, runs, nothing_known(problem), unscored(problem), row_of(problem, start))
+            stopped = stopped or over_budget(problem, runs, start)
             return (None, stopped) if stopped else (NextRun(**{"why": "a start of the search", **vars(start)}), "")
         prediction = prediction or self.model.predict(problem, runs)
         if self.acquisition is None or not np.isfinite(prediction.log_runtime).any():
@@ -113,12 +126,14 @@ class ModelBased:
             return None, ""
         row = int(rows[np.lexsort((rows, prediction.log_runtime[rows], -scores.score[rows]))[0]])
         stopped = stop.reason(problem, runs, prediction, scores, row)
-        if stopped:
-            return None, stopped
         planned = problem.runs_planned
-        favour = WorthIt(planned).favour(problem, prediction, scores, row) if planned is not None else ""
+        favour = (
+            WorthIt(planned).favour(problem, prediction, scores, row) if planned is not None and not stopped else ""
+        )
         why = "; ".join(part for part in (scores.sentence(row), favour) if part)
-        return proposal(problem, prediction, row, why), ""
+        wanted = proposal(problem, prediction, row, why)
+        stopped = stopped or over_budget(problem, runs, wanted)
+        return (None, stopped) if stopped else (wanted, "")
 
 
 def canonical(runs: Runs) -> Runs:
@@ -246,6 +261,14 @@ TABLE: dict[str, Callable[[], Strategy]] = {
         QuasiRandom(3),
         PredictedBest(),
         PredictedWorse(1.1),
+    ),
+    "lynceus": lambda: ModelBased(
+        "lynceus",
+        "gain per dollar of a run and of those it leads to, within a search budget (Casimiro et al. 2020)",
+        RandomTrees(),
+        LatinHypercube(RandomTrees()),
+        LookAhead(),
+        WithinBudget(),
     ),
     "trees": trees,
     "cloudbandit": lambda: CloudBandit(

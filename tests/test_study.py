@@ -173,6 +173,7 @@ def test_every_option_of_the_question_comes_back_from_the_store(path: Path) -> N
         objective="runtime",
         deadline_s=3600.0,
         budget_usd=2.5,
+        search_budget_usd=99.0,
         confidence=0.8,
         purchase=parse_purchase("on-demand,reserved-3y-all-upfront"),
         regions=("eu-west-1", "us-east-1"),

@@ -107,12 +107,21 @@ def guarantee() -> str:
     )
 
 
+def lookahead() -> str:
+    """Replay the lynceus data set at one search budget."""
+    table = subprocess.run(
+        [sys.executable, "tools/bench_lookahead.py", "--markdown"], cwd=ROOT, check=True, capture_output=True, text=True
+    )
+    return table.stdout.rstrip()
+
+
 SECTIONS: dict[str, tuple[str, Callable[[], str]]] = {
     "startup": ("Start-up", startup),
     "catalogue": ("Scoring the whole catalogue", catalogue),
     "ernest": ("Ernest on C3O", ernest),
     "arrow": ("Arrow on the AWS part of Lumos", arrow),
     "guarantee": ("Promises and stopping on Scout", guarantee),
+    "lookahead": ("Search within a budget: Lynceus on its three jobs", lookahead),
 }
 
 

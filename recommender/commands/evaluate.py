@@ -67,6 +67,15 @@ def evaluate(
     region: Annotated[
         str | None, typer.Option(help="Region of the catalogue's prices; default: the runs' own.")
     ] = None,
+    search_budget: Annotated[
+        float | None,
+        typer.Option(
+            help="What an episode may spend on measuring, USD; no run that passes it is seen by any strategy."
+        ),
+    ] = None,
+    search_budget_runs: Annotated[
+        float | None, typer.Option(help="The same, in mean costs of a recorded run of each workload.")
+    ] = None,
     jobs: Annotated[int, typer.Option(min=1, help="Processes.", rich_help_panel=PARALLEL)] = 2,
     backend: Annotated[Backend, typer.Option(help="What runs them.", rich_help_panel=PARALLEL)] = Backend.LOKY,
     dask_address: Annotated[
@@ -119,6 +128,8 @@ def evaluate(
         purchase=options[0] if options else None,
         region=region,
         runs_planned=runs_planned,
+        search_budget_usd=search_budget,
+        search_budget_runs=search_budget_runs,
     )
     for note in planned.notes:
         typer.echo(f"note: {note}", err=True)

@@ -60,6 +60,8 @@ class Prediction:
     """Configuration -> what limits its runtime, in words."""
     noise: float = 0.0
     """The part of `spread` that is the noise of a single run; 0 where the model does not tell it apart."""
+    longest_s: Array | None = None
+    """99th percentile of a single run's runtime in s, where the model knows better than the log-normal; else None."""
     draws: Draws | None = None
     """Joint draws, for questions about several configurations at once; None where the model has none."""
     kept: str = ""

@@ -36,9 +36,9 @@ import numpy as np
 import numpy.typing as npt
 
 from recommender.models import MODELLED, Array, Measured, Prediction, measured, with_measurements
+from recommender.models.bagging import PRIOR_DOF, PRIOR_SPREAD
 from recommender.models.completing import NEWS, search_base, truncated_normal
 from recommender.models.features import features, number_columns
-from recommender.models.trees import PRIOR_DOF, PRIOR_SPREAD
 from recommender.problem import Problem
 from recommender.runs import Runs
 

@@ -5,18 +5,21 @@ Notation: m the incumbent's objective, EI its expected relative improvement by t
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 import numpy as np
+import numpy.typing as npt
 
+from recommender.candidates import Configuration
 from recommender.errors import InputError, InsufficientEvidenceError
-from recommender.models import Prediction, configuration_rows, measured
+from recommender.models import Array, Prediction, configuration_rows, measured
+from recommender.models.bagging import SURELY
 from recommender.models.completing import tried
 from recommender.pricing import BY_NAME, price_option
 from recommender.problem import Problem
 from recommender.runs import Runs
-from recommender.search.acquisition import Scores, run_cost_usd
+from recommender.search.acquisition import Scores, log_objective, run_cost_usd
 from recommender.search.guarantee import no_candidate_cheaper
 from recommender.units import format_usd
 
@@ -89,6 +92,24 @@ class SearchBudget:
             if spent + following > self.usd
             else ""
         )
+
+
+@dataclass(frozen=True)
+class WithinBudget:
+    """The problem's search budget bears no more run with enough probability; without one, another rule."""
+
+    otherwise: StoppingRule = field(default_factory=SmallImprovement)
+    """Asked where the problem has no search budget."""
+
+    def reason(self, problem: Problem, runs: Runs, prediction: Prediction, scores: Scores, row: int) -> str:
+        """Stop when the run at hand, which is one that fits best, does not fit what is left."""
+        if problem.search_budget_usd is None:
+            return self.otherwise.reason(problem, runs, prediction, scores, row)
+        if bearable(problem, runs, prediction)[row]:
+            return ""
+        most = np.exp(largest_log_usd(problem, prediction)[row])
+        spent = f"{format_usd(spent_usd(problem, runs))} of {format_usd(problem.search_budget_usd)} were spent"
+        return f"{spent}, and no run is sure to fit the rest (the next one may cost {format_usd(most)})"
 
 
 @dataclass(frozen=True)
@@ -214,6 +235,51 @@ def spent_usd(problem: Problem, runs: Runs) -> float:
             "with a price), so what was spent cannot be told; fill its cost_usd"
         )
     return float(paid.sum())
+
+
+def over_budget(problem: Problem, runs: Runs, wanted: Configuration | None) -> str:
+    """Why the run `wanted` does not fit what is left of the search budget, at the cost expected of it; '' when it may.
+
+    What strategies that plan no budget end by: while no cost is expected of the run, they end when all is spent.
+    """
+    if wanted is None or problem.search_budget_usd is None:
+        return ""
+    spent, expected = spent_usd(problem, runs), getattr(wanted, "expected_cost_usd", None)
+    if spent < problem.search_budget_usd and spent + (expected or 0.0) <= problem.search_budget_usd:
+        return ""
+    following = f" and the next run is expected to cost {format_usd(expected)}" if expected else ""
+    return f"{format_usd(spent)} of {format_usd(problem.search_budget_usd)} were spent{following}"
+
+
+def bearable(problem: Problem, runs: Runs, prediction: Prediction) -> npt.NDArray[np.bool_]:
+    """Which configurations' next run fits what is left of the search budget, (configurations,); all without a budget.
+
+    Lynceus' filter (Casimiro et al. 2020): μ + 2.326 σ <= what is left, the cost's 99th percentile, σ being the spread of a
+    single run. Of a configuration of which no runtime is believed the least that a run is billed is all that is known.
+
+    Raises
+    ------
+    InputError
+        When the cost of a run made or of every candidate is not known.
+    """
+    if problem.search_budget_usd is None:
+        return np.ones(len(problem.configurations), dtype=bool)
+    most, left = largest_log_usd(problem, prediction), problem.search_budget_usd - spent_usd(problem, runs)
+    if np.isnan(most).all():
+        raise InputError(
+            "no candidate's price on demand is known, and a search that counts money needs it; give --prices"
+        )
+    return np.asarray(np.exp(most) <= left)
+
+
+def largest_log_usd(problem: Problem, prediction: Prediction) -> Array:
+    """ln of the 99th percentile of a run's on-demand USD, (configurations,); where nothing is believed the least bill."""
+    most = prediction.log_runtime + SURELY * prediction.spread
+    if prediction.longest_s is not None:
+        most = np.log(prediction.longest_s)
+    most = np.nan_to_num(most, nan=np.log(1e-9))
+    result: Array = log_objective(problem, most[None], objective="cost", options=(BY_NAME["on-demand"],))[0]
+    return result
 
 
 def expected_run_usd(problem: Problem, prediction: Prediction, row: int) -> float:
