@@ -206,5 +206,5 @@ def log_price(problem: Problem, space: Features) -> Array:
     np.fmin.at(hourly, offers.configuration, prices.usd_per_hour * offers.nodes)
     if not np.isfinite(hourly).all() or (hourly <= 0).any():
         return space.work
-    result: Array = np.log(hourly) - np.log(hourly).mean()
-    return result
+    result = np.log(hourly / hourly.max())  # the ratio first: in another currency every bit stays the same
+    return np.asarray(result - result.mean())
