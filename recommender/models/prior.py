@@ -30,7 +30,7 @@ from recommender.errors import InsufficientEvidenceError
 from recommender.models import MEASURED, MODELLED, TRANSFERRED, Array, Measured, Prediction, measured, with_measurements
 from recommender.models.completing import search_base
 from recommender.models.features import Features, features
-from recommender.models.laws import Laws, draw_laws
+from recommender.models.laws import draw_laws
 from recommender.models.mixture import LEVEL, Bases, Component, Evidence, Mixture, Rows, condition, log_evidence, matern
 from recommender.models.yardsticks import ArchiveCells, additive, archive_cells
 from recommender.problem import Problem
@@ -257,7 +257,7 @@ class LearnedPrior:
                 "the workload itself has no completed run on any candidate at this input: runtimes are those of the archive's "
                 "typical workload, and only their order means anything",
             )
-        evidence_kind = TRANSFERRED if share > 0.5 else MODELLED  # noqa: PLR2004 - the larger part
+        evidence_kind = TRANSFERRED if share > 0.5 else MODELLED
         says = f"weighed: scaling laws {1 - share:.0%}" + (
             f", archive of {prior.workloads} workloads {share:.0%}" if prior.workloads else ""
         )

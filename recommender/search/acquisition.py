@@ -34,9 +34,6 @@ from recommender.recommendation import NextRun
 from recommender.runs import Runs
 
 
-POWER = 0.0
-
-
 @dataclass(frozen=True)
 class Scores:
     """What measuring each configuration is worth; arrays of shape (configurations,)."""
@@ -175,7 +172,7 @@ class ConstrainedImprovement:
 
 
 @dataclass(frozen=True)
-class ImprovementPerCost:
+class MixtureImprovement:
     """Expected improvement x P(the constraints hold).
 
     Of a model that is a mixture the improvement is the mean over its parts, so that a small chance of a large saving is
@@ -183,7 +180,7 @@ class ImprovementPerCost:
     """
 
     def scores(self, problem: Problem, runs: Runs, prediction: Prediction, model: PerformanceModel) -> Scores:
-        """Return EI p / expected value; `improvement` is 1 − exp(−EI p)."""
+        """Return EI p; `improvement` is 1 − exp(−EI p)."""
         mixture = prediction.mixture
         assert mixture is not None, "a model that is a mixture is needed"
         n, ln_t = len(prediction.log_runtime), prediction.log_runtime
@@ -203,11 +200,9 @@ class ImprovementPerCost:
             gain[block] = weight @ (sigma * (z * ndtr(z) + np.exp(-0.5 * z**2) / np.sqrt(2.0 * np.pi)))
         feasible = prediction.completing * self._constraints(problem, prediction, ln_t, seen)
         score = gain * feasible
-        per = score / np.exp(POWER * (value - np.nanmin(value)))
         if best is None:
-            return Scores(per, None, None, "likely to be good, for what it costs to run")
-        why = "largest expected improvement for what it costs to run"
-        return Scores(per, -np.expm1(-score), float(np.exp(best[0])), why)
+            return Scores(score, None, None, "likely to be good, and to show what is")
+        return Scores(score, -np.expm1(-score), float(np.exp(best[0])), "largest expected improvement")
 
     def _constraints(self, problem: Problem, prediction: Prediction, ln_t: Array, seen: Measured) -> Array:
         """P(deadline, budget and the longest limit met hold); shape (configurations,)."""
