@@ -5,6 +5,7 @@ Notation: a configuration i has ln T_i ~ Normal(mean_i, spread_i²), T the runti
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
@@ -120,8 +121,24 @@ class Measured:
         return self.failures + self.stopped
 
 
+_SEEN: weakref.WeakKeyDictionary[Runs, tuple[weakref.ref[pd.DataFrame], dict[str, float], Measured]] = (
+    weakref.WeakKeyDictionary()
+)
+
+
 def measured(problem: Problem, runs: Runs) -> Measured:
-    """Aggregate the runs that measured a candidate whole (all its vCPUs) at the input asked about, or bound it."""
+    """Aggregate the runs that measured a candidate whole (all its vCPUs) at the input asked about, or bound it.
+
+    The last answer about the same runs is kept: model, acquisition and stopping rule each ask.
+    """
+    table, inputs, found = _SEEN.get(runs, (None, {}, None))
+    if found is None or table is None or table() is not problem.configurations or inputs != dict(problem.inputs):
+        found = _measured(problem, runs)
+        _SEEN[runs] = (weakref.ref(problem.configurations), dict(problem.inputs), found)
+    return found
+
+
+def _measured(problem: Problem, runs: Runs) -> Measured:
     configurations, frame = problem.configurations, runs.frame
     row = configuration_rows(problem, frame)
     vcpus = configurations["vcpus"].to_numpy()[row]

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import numpy.typing as npt
@@ -30,10 +31,11 @@ LEVEL = 3.0
 """λ: standard deviation of a workload's level about the centre of what was measured; all but flat."""
 KEPT = 0.995
 """Weight of the mean functions that are kept."""
-MOST = 600
-"""Mean functions kept at most; more are sampled down to as many."""
-CELLS = 2_000_000
-"""Mean functions x configurations looked at in one block: bounds the memory."""
+FEWEST, MOST = 60, 600
+"""Mean functions kept at most; more are sampled down to as many. MOST holds while they and the configurations make up no
+more than CELLS, fewer beyond, but FEWEST."""
+CELLS = 1_000_000
+"""Mean functions x configurations looked at in one block, too: bounds time and memory."""
 
 
 def matern(a: Array, b: Array) -> Array:
@@ -68,6 +70,8 @@ class Bases:
     """(a, b) -> K_b(a, b), shape (bases, len(a), len(b))."""
     diagonal: Callable[[Rows], Array]
     """a -> K_b(a, a), shape (bases, len(a))."""
+    size: int
+    """Configurations."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -116,6 +120,8 @@ class Mixture:
     level: float
     """What ln(runtime) is relative to; NaN while nothing is known of it."""
     parts: tuple[Part, ...]
+    size: int
+    """Configurations."""
 
     def blocks(self, rows: Rows) -> Iterator[tuple[slice, Array, Array, Array, Array]]:
         """(block of rows, weights (P,), means (P, r), latent spreads (P, r), noises (P,)); noise is of a single run."""
@@ -146,10 +152,11 @@ class Mixture:
         result: Array = solve_triangular(part.root, k, lower=True, check_finite=False)
         return result
 
-    def moments(self, n: int) -> tuple[Array, Array, float]:
-        """Mean and standard deviation of the noiseless ln(runtime) of all `n` configurations, and the noise of one run."""
-        mean, spread, noise2 = np.empty(n), np.empty(n), 0.0
-        for block, weight, m, s, noise in self.blocks(np.arange(n)):
+    @cached_property
+    def moments(self) -> tuple[Array, Array, float]:
+        """Mean and standard deviation of the noiseless ln(runtime) of every configuration, and the noise of one run."""
+        mean, spread, noise2 = np.empty(self.size), np.empty(self.size), 0.0
+        for block, weight, m, s, noise in self.blocks(np.arange(self.size)):
             mean[block] = weight @ m
             spread[block] = np.sqrt(weight @ (s**2 + (m - mean[block]) ** 2))
             noise2 = float(weight @ noise**2)
@@ -195,11 +202,12 @@ class Mixture:
 def log_evidence(component: Component, among: Array, evidence: Evidence, level: float) -> tuple[Array, Array, Array]:
     """ln p(y | g, j) of every mean function, and (L, R). `among` is K_b(o, o), shape (bases, k, k)."""
     k = np.tensordot(component.weights, among, axes=1) + LEVEL**2 + np.diag(component.noise**2 / evidence.count)
-    root = np.linalg.cholesky(k)
+    root: Array = np.linalg.cholesky(k).astype(float)
     gap = evidence.value - level - component.means(evidence.rows, slice(None))
-    whitened = solve_triangular(root, gap.T, lower=True, check_finite=False)
+    whitened: Array = solve_triangular(root, gap.T, lower=True, check_finite=False)
     normal = np.log(np.diag(root)).sum() + 0.5 * len(k) * np.log(2.0 * np.pi)
-    return -0.5 * (whitened**2).sum(axis=0) - normal, root, whitened
+    score: Array = -0.5 * (whitened**2).sum(axis=0) - normal
+    return score, root, whitened
 
 
 def condition(bases: Bases, components: tuple[Component, ...], evidence: Evidence, *, level: float) -> Mixture:
@@ -234,10 +242,11 @@ def condition(bases: Bases, components: tuple[Component, ...], evidence: Evidenc
     weight = np.exp(flat - logsumexp(flat))
     order = np.argsort(-weight, kind="stable")
     few = int(np.searchsorted(np.cumsum(weight[order]), KEPT)) + 1
-    if few <= MOST:
+    most = int(np.clip(CELLS // bases.size, FEWEST, MOST))
+    if few <= most:
         weight[order[few:]] = 0.0
     else:  # too many to keep: the heaviest alone would be the flattest, so they are sampled evenly by weight instead
-        hits = np.searchsorted(np.cumsum(weight), (np.arange(MOST) + 0.5) / MOST)
+        hits = np.searchsorted(np.cumsum(weight), (np.arange(most) + 0.5) / most)
         weight = np.bincount(np.minimum(hits, len(weight) - 1), minlength=len(weight)).astype(float)
     weight = weight / weight.sum()
     parts, start = [], 0
@@ -247,4 +256,4 @@ def condition(bases: Bases, components: tuple[Component, ...], evidence: Evidenc
         which = np.flatnonzero(weight[mine])
         if len(which):
             parts.append(Part(component, which, weight[mine][which], root, white[:, which]))
-    return Mixture(bases, o, level, tuple(parts))
+    return Mixture(bases, o, level, tuple(parts), bases.size)

@@ -31,7 +31,7 @@ from recommender.models import MEASURED, MODELLED, TRANSFERRED, Array, Measured,
 from recommender.models.completing import search_base
 from recommender.models.features import Features, features
 from recommender.models.laws import draw_laws
-from recommender.models.mixture import LEVEL, Bases, Component, Evidence, Mixture, Rows, condition, log_evidence, matern
+from recommender.models.mixture import Bases, Component, Evidence, Rows, condition, log_evidence, matern
 from recommender.models.yardsticks import ArchiveCells, additive, archive_cells
 from recommender.problem import Problem
 from recommender.runs import Runs
@@ -163,7 +163,7 @@ def _warm(grid: list[tuple[float, float, float]], mean: Array) -> list[Component
 
 def _columns(y: Array, bound: Array, average: Array) -> tuple[Array, Array]:
     """Column means about 0, towards the average law where few ran, and what every row strays from them, 0 unmeasured."""
-    level, column, residual = additive(y, bound)
+    _, column, residual = additive(y, bound)
     count = np.isfinite(y).sum(axis=0)
     known = np.isfinite(column)
     offset = float((column[known] - average[known]).mean())
@@ -226,7 +226,7 @@ def _bases(at: _Space, strays: Array) -> Bases:
             [one, (at.tilt[a] ** 2).sum(axis=1), one, params, params, scale * (strays[:, a] ** 2).sum(axis=0)]
         )
 
-    return Bases(cross, diagonal)
+    return Bases(cross, diagonal, len(at.hardware))
 
 
 @dataclass(frozen=True)
@@ -244,7 +244,7 @@ class LearnedPrior:
         evidence = _evidence(seen)
         mixture = condition(prior.bases, prior.components, evidence, level=prior.level)
         n = len(problem.configurations)
-        mean, latent, noise = mixture.moments(n)
+        mean, latent, noise = mixture.moments
         share = mixture.share().get("archive", 0.0)
         if not len(evidence.rows) and np.isnan(prior.level):
             joined = with_measurements(base, problem, runs)
@@ -253,10 +253,11 @@ class LearnedPrior:
         warnings: tuple[str, ...] = ()
         if not len(evidence.rows):
             latent = np.hypot(latent, prior.spread)
-            warnings = (
-                "the workload itself has no completed run on any candidate at this input: runtimes are those of the archive's "
-                "typical workload, and only their order means anything",
+            unrun = (
+                "the workload itself has no completed run on any candidate at this input: runtimes are those of the "
+                "archive's typical workload, and only their order means anything"
             )
+            warnings = (unrun,)
         evidence_kind = TRANSFERRED if share > 0.5 else MODELLED
         says = f"weighed: scaling laws {1 - share:.0%}" + (
             f", archive of {prior.workloads} workloads {share:.0%}" if prior.workloads else ""
@@ -267,7 +268,8 @@ class LearnedPrior:
             return "; ".join(part for part in (remark(i), says) if part)
 
         completing, limit = base.completing, seen.censored_log.max(initial=-np.inf)
-        if np.isfinite(limit):  # a run longer than any that was stopped would be stopped too
+        if np.isfinite(limit) and limit >= evidence.value.max(initial=-np.inf):
+            # Nothing was let run for longer: what takes longer would be stopped too.
             completing = completing * mixture.below(np.full(n, limit))
         known = replace(
             base,
@@ -310,6 +312,3 @@ def _preference(problem: Problem, mean: Array) -> Array:
     np.fmin.at(usd, offers.configuration, prices.usd_per_hour * offers.nodes)
     result: Array = mean + np.log(usd)
     return result
-
-
-__all__ = ["LEVEL", "Belief", "LearnedPrior", "Mixture", "belief"]

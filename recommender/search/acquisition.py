@@ -184,14 +184,14 @@ class MixtureImprovement:
         mixture = prediction.mixture
         assert mixture is not None, "a model that is a mixture is needed"
         n, ln_t = len(prediction.log_runtime), prediction.log_runtime
-        centre = mixture.moments(n)[0]
+        centre = mixture.moments[0]
         if not np.isfinite(ln_t).any():
             # Only the order is known. Without a level it is priced as if runs took an hour, beyond any billing minimum.
             ln_t = centre + (np.log(3600.0) if np.isnan(mixture.level) else 0.0)
         low, value, high = log_objective(problem, ln_t + np.array([[-0.1], [0.0], [0.1]]), objective=problem.objective)
         slope = (high - low) / 0.2
         best, seen = incumbent(problem, runs), measured(problem, runs)
-        reference = best[0] if best else float(np.median(value[np.isfinite(value) & (prediction.excluded == 0)]))
+        reference = best[0] if best else float(np.nanmedian(value))
         gain = np.empty(n)
         for block, weight, mean, spread, _ in mixture.blocks(np.arange(n)):
             v = value[block] + slope[block] * (mean - centre[block])
