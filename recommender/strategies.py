@@ -18,6 +18,7 @@ from recommender.errors import RecommenderError, UnknownNameError, did_you_mean
 from recommender.models import PerformanceModel, Prediction, configuration_rows, measured, nothing_known
 from recommender.models.completing import tried
 from recommender.models.ernest import MINIMUM_POINTS, Ernest, distinct_points
+from recommender.models.factorisation import selecta
 from recommender.models.gaussian_process import GaussianProcess
 from recommender.models.trees import BaggedTrees
 from recommender.models.yardsticks import BestFixed, ColumnMean, MeasuredOnly, PriceOnly
@@ -29,6 +30,7 @@ from recommender.runs import Runs
 from recommender.search.acquisition import Acquisition, ConstrainedImprovement, proposal, row_of, unscored
 from recommender.search.bandit import CloudBandit
 from recommender.search.designs import ConfirmBest, InitialDesign, QuasiRandom, Uniform
+from recommender.search.references import References
 from recommender.search.stopping import Never, SmallImprovement, StoppingRule
 
 ENTRY_POINT_GROUP = "recommender.strategies"
@@ -72,6 +74,8 @@ class ModelBased:
         measure = self.design is not None and not searches
         answer = rank(problem, prediction, strategy=self.name, why=self.why, measure=measure)
         if not searches:
+            if isinstance(self.design, References):
+                answer = replace(answer, next_run=self.design.propose(problem, runs, problem.random(runs), answer))
             return answer
         found, stopped = self._search(problem, runs, prediction, problem.random(runs))
         notes = (f"nothing more is worth measuring: {stopped}",) if stopped else ()
@@ -84,6 +88,8 @@ class ModelBased:
             return self._search(problem, runs, None, rng)[0]
         if self.design is None:
             return None
+        if isinstance(self.design, References) and (start := self.design.propose(problem, runs, rng, None)):
+            return start  # also where nothing can be recommended
         best = None if isinstance(self.design, Uniform) else self.recommend(problem, runs)
         return self.design.propose(problem, runs, rng, best)
 
@@ -231,6 +237,12 @@ TABLE: dict[str, Callable[[], Strategy]] = {
         "cloudbandit",
         "a bandit over providers (or instance families), searching with trees in each (Lazuka et al. 2022)",
         replace(trees(), stop=Never()),
+    ),
+    "selecta": lambda: ModelBased(
+        "selecta",
+        "collaborative filtering: a factorisation of other workloads' runs (Klimovic et al. 2018)",
+        selecta(),
+        References(),
     ),
     "price-only": lambda: ModelBased(
         "price-only", "cheapest per hour among the candidates; runtimes are not considered", PriceOnly(), None
