@@ -20,6 +20,8 @@ from recommender.models.completing import tried
 from recommender.models.ernest import MINIMUM_POINTS, Ernest, distinct_points
 from recommender.models.factorisation import selecta
 from recommender.models.gaussian_process import GaussianProcess
+from recommender.models.neighbours import neighbours
+from recommender.models.quasar import Quasar
 from recommender.models.trees import BaggedTrees
 from recommender.models.yardsticks import BestFixed, ColumnMean, MeasuredOnly, PriceOnly
 from recommender.pricing import BY_NAME, price_option
@@ -34,6 +36,8 @@ from recommender.search.references import References
 from recommender.search.stopping import Never, SmallImprovement, StoppingRule
 
 ENTRY_POINT_GROUP = "recommender.strategies"
+SEARCHING = "+ei"
+"""Behind the name of a strategy that only recommends: go on as a search by expected improvement."""
 
 
 class Strategy(Protocol):
@@ -244,6 +248,18 @@ TABLE: dict[str, Callable[[], Strategy]] = {
         selecta(),
         References(),
     ),
+    "quasar": lambda: ModelBased(
+        "quasar",
+        "collaborative filtering: scale-up, scale-out and type classified apart (Delimitrou and Kozyrakis 2014)",
+        Quasar(),
+        References(),
+    ),
+    "neighbours": lambda: ModelBased(
+        "neighbours",
+        "collaborative filtering: the workloads that ran most alike (Koren 2010)",
+        neighbours(),
+        References(),
+    ),
     "price-only": lambda: ModelBased(
         "price-only", "cheapest per hour among the candidates; runtimes are not considered", PriceOnly(), None
     ),
@@ -278,7 +294,7 @@ def strategies() -> dict[str, Callable[[], Strategy]]:
 
 
 def strategy(name: str) -> Strategy:
-    """Return the strategy called `name`.
+    """Return the strategy called `name`; with `+ei` behind it, one that goes on as a search by expected improvement.
 
     Raises
     ------
@@ -286,6 +302,20 @@ def strategy(name: str) -> Strategy:
         With the nearest known name.
     """
     known = strategies()
+    base, plus, _ = name.rpartition(SEARCHING)
+    if plus and name.endswith(SEARCHING) and base in known:
+        return _searching(known[base](), name)
     if name not in known:
         raise UnknownNameError(f"unknown strategy {name!r}{did_you_mean(name, known)} (known: {', '.join(known)})")
     return known[name]()
+
+
+def _searching(made: Strategy, name: str) -> ModelBased:
+    """A model that recommends, gone on with as a search once its design is exhausted."""
+    if not isinstance(made, ModelBased) or made.acquisition is not None or isinstance(made.design, Uniform | None):
+        raise RecommenderError(
+            f"{name!r}: only a strategy with a model and without a search of its own can go on with {SEARCHING}, such as "
+            f"selecta{SEARCHING}"
+        )
+    why = f"{made.why}, then expected improvement"
+    return replace(made, name=name, why=why, acquisition=ConstrainedImprovement(), stop=SmallImprovement(0.10))

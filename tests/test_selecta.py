@@ -14,7 +14,7 @@ import pytest
 from strategy_contract import StrategyContract
 
 from recommender.datasets import fetch_dataset
-from recommender.errors import InsufficientEvidenceError
+from recommender.errors import InsufficientEvidenceError, RecommenderError, UnknownNameError
 from recommender.models.archive import Archived, archived, kept
 from recommender.models.factorisation import Collaborative, selecta
 from recommender.models.fold_in import Average, Factorised, Gaussian
@@ -410,3 +410,32 @@ def test_lumos_is_answered_without_its_application_and_reproducibly(mirror: Path
     assert second is not None
     assert first.label == second.label
     assert first.to_dict()["expected_runtime_s"] == pytest.approx(second.to_dict()["expected_runtime_s"])
+
+
+class TestGoingOnAsASearch:
+    def test_measures_the_references_and_then_by_expected_improvement_until_little_is_left(self) -> None:
+        frame = planted(noise=0.05)
+        truth = frame[frame["workload"] == "w000"].reset_index(drop=True)
+        others, told, why = frame[frame["workload"] != "w000"], list[int](), list[str]()
+        made = strategy("selecta+ei")
+        for _ in range(len(POOL)):
+            problem, runs = ask(others, some(frame, "w000", told).assign(workload="new") if told else None)
+            wanted = made.suggest(problem, runs)
+            if wanted is None:
+                break
+            why.append(wanted.to_dict()["why"])
+            same = (POOL["instance_type"] == wanted.instance_type) & (POOL["node_count"] == wanted.node_count)
+            told.append(int(np.flatnonzero(same)[0]))
+        assert [w.split(" ")[0] for w in why[:2]] == ["reference", "reference"]
+        assert any("expected improvement" in w for w in why[2:])
+        assert 3 <= len(told) < len(POOL)
+        assert truth["runtime_s"][told].min() <= truth["runtime_s"].min() * 1.1
+
+    @pytest.mark.parametrize("name", ["random+ei", "auto+ei", "cherrypick+ei", "price-only+ei"])
+    def test_is_refused_where_there_is_no_model_or_a_search_already(self, name: str) -> None:
+        with pytest.raises(RecommenderError, match=r"selecta\+ei"):
+            strategy(name)
+
+    def test_an_unknown_name_is_still_unknown(self) -> None:
+        with pytest.raises(UnknownNameError, match="selekta"):
+            strategy("selekta+ei")
