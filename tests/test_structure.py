@@ -27,7 +27,7 @@ candidates inputs
 enumeration
 problem recommendation
 models
-search
+search archives
 scoring
 ranking
 strategies
