@@ -336,6 +336,12 @@ class TestBadArchives:
         assert good["workload"][45] in said
         assert "tenfold" in said
 
+    def test_an_archive_of_which_nothing_is_believable_is_refused(self, frame: pd.DataFrame) -> None:
+        one = frame[frame["workload"] == "w001"]
+        twice = pd.concat([one, one.assign(runtime_s=one["runtime_s"] * 50)], ignore_index=True)
+        with pytest.raises(InsufficientEvidenceError, match="nothing believable is left"):
+            strategy("selecta").suggest(*ask(twice))
+
     def test_one_workload_is_followed_with_a_wide_spread_and_a_warning(
         self, frame: pd.DataFrame, mine: pd.DataFrame
     ) -> None:

@@ -22,6 +22,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
+from recommender.errors import InsufficientEvidenceError
 from recommender.models import Array, configuration_rows
 from recommender.models.yardsticks import ArchiveCells, additive, archive_cells
 from recommender.problem import Problem
@@ -155,9 +156,10 @@ def archived(problem: Problem) -> Archived:
 
 
 def _look_through(problem: Problem, cells: ArchiveCells) -> Archived:
-    y, said = cells.log_runtime.copy(), []
+    columns = np.flatnonzero((np.isfinite(cells.log_runtime) | np.isfinite(cells.bound)).any(axis=0))
+    y, bound, said = cells.log_runtime[:, columns], cells.bound[:, columns], list[str]()
     names = cells.names[cells.workload]
-    twice = _contradictions(problem, cells)
+    twice = _contradictions(problem, cells, columns)
     if twice.any():
         y[twice] = np.nan
         said.append(
@@ -167,7 +169,7 @@ def _look_through(problem: Problem, cells: ArchiveCells) -> Archived:
     keep = np.asarray(np.isfinite(y).any(axis=1))
     odd = np.asarray(keep & _unusual(y))
     if odd.any():
-        level, _, _ = additive(y, cells.bound)
+        level, _, _ = additive(y, bound)
         ratio = np.exp(np.abs(level[odd] - np.median(level[keep & ~odd])))
         said.append(
             f"{_list(names[odd])} of the archive {'is' if odd.sum() == 1 else 'are'} left out: runtimes {ratio.max():,.0f} x "
@@ -175,8 +177,10 @@ def _look_through(problem: Problem, cells: ArchiveCells) -> Archived:
             "unit noted?)"
         )
         keep &= ~odd
+    if not keep.any():
+        raise InsufficientEvidenceError(f"nothing believable is left of the archive: {'; '.join(said)}")
     part = y[keep]
-    residual = additive(part, cells.bound[keep])[2]
+    residual = additive(part, bound[keep])[2]
     scatter = np.nanmedian(np.abs(residual)) / MAD
     far = np.abs(np.nan_to_num(residual)) > max(CONTRADICTION, SCATTER * scatter)
     if far.any() and len(part) >= FEWEST:
@@ -188,9 +192,8 @@ def _look_through(problem: Problem, cells: ArchiveCells) -> Archived:
         rest = np.isfinite(part).any(axis=1)
         keep[np.flatnonzero(keep)[~rest]] = False
         part = part[rest]
-    bound = cells.bound[keep]
-    columns = np.flatnonzero((np.isfinite(part) | np.isfinite(bound)).any(axis=0))
-    part, bound = part[:, columns], bound[:, columns]
+    left = (np.isfinite(part) | np.isfinite(bound[keep])).any(axis=0)
+    part, bound, columns = part[:, left], bound[keep][:, left], columns[left]
     level, column, residual = additive(part, bound)
     censored = np.isnan(part) & np.isfinite(bound)
     filled = np.where(censored, np.fmax(bound, level[:, None] + column), part)
@@ -224,9 +227,9 @@ def _contexts(problem: Problem, cells: ArchiveCells) -> tuple[pd.DataFrame, npt.
     return frame[done], row[done], np.asarray(context[done], dtype=np.intp)
 
 
-def _contradictions(problem: Problem, cells: ArchiveCells) -> npt.NDArray[np.bool_]:
+def _contradictions(problem: Problem, cells: ArchiveCells, columns: npt.NDArray[np.intp]) -> npt.NDArray[np.bool_]:
     frame, row, context = _contexts(problem, cells)
-    shape = cells.log_runtime.shape
+    row, shape = np.searchsorted(columns, row), (len(cells.workload), len(columns))
     low, high = np.full(shape, np.inf), np.full(shape, -np.inf)
     log_t = np.log(frame["runtime_s"].to_numpy(float))
     np.minimum.at(low, (context, row), log_t)
