@@ -35,7 +35,7 @@ MOST_REFERENCES = 100
 """Configurations considered as references: those that most workloads ran."""
 REFERENCE_RANK = 2
 """Rank of the factorisation by which references are chosen."""
-WORTH = 0.01
+WORTH = 0.002
 """Regret (ln) that a cheaper reference run is worth."""
 
 Rows = npt.NDArray[np.intp]
