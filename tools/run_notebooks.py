@@ -1,4 +1,7 @@
-"""Execute the notebooks and keep their outputs: `make notebooks`. `--check` executes without writing."""
+"""Execute the notebooks and keep their outputs: `make notebooks`. `--check` executes without writing.
+
+With RECOMMENDER_NOTEBOOKS=quick in the environment a notebook that takes long does less.
+"""
 
 from __future__ import annotations
 

@@ -14,6 +14,7 @@ import numpy.typing as npt
 import pandas as pd
 from scipy.special import ndtri, stdtrit
 
+from recommender.candidates import comparable as comparable
 from recommender.inputs import scale_column
 from recommender.problem import Problem
 from recommender.runs import Runs
@@ -59,8 +60,12 @@ class Prediction:
     """Configuration -> what limits its runtime, in words."""
     noise: float = 0.0
     """The part of `spread` that is the noise of a single run; 0 where the model does not tell it apart."""
+    longest_s: Array | None = None
+    """99th percentile of a single run's runtime in s, where the model knows better than the log-normal; else None."""
     draws: Draws | None = None
     """Joint draws, for questions about several configurations at once; None where the model has none."""
+    kept: str = ""
+    """How often promises that rest on `draws` were kept where that was measured, in words; '': never measured."""
 
     @property
     def latent(self) -> Array:
@@ -79,12 +84,14 @@ class PerformanceModel(Protocol):
 
 @dataclass(frozen=True)
 class Measured:
-    """What was measured of each configuration; arrays of shape (configurations,).
+    """What was measured of each configuration; arrays of shape (configurations,) unless said.
 
     More input takes no less time and fails no less often: a run that failed or was stopped at a smaller input counts at
     the one asked about, and one that completed a larger input shows that this one can be completed.
     """
 
+    row: npt.NDArray[np.intp]
+    """(runs,): the configuration that the run completed whole at the input asked about, else -1."""
     count: Array
     """Runs completed at the input asked about."""
     log_runtime: Array
@@ -135,6 +142,7 @@ def measured(problem: Problem, runs: Runs) -> Measured:
     noise, dof = _noise(runs)
     beyond = whole & completed & (size >= least[row] * (1 - 1e-9))
     return Measured(
+        row=np.where(done, row, -1),
         count=count,
         log_runtime=np.where(count > 0, total / np.maximum(count, 1), np.nan),
         failures=np.bincount(row[failed], minlength=n).astype(float),
@@ -151,21 +159,7 @@ def configuration_rows(problem: Problem, frame: pd.DataFrame) -> npt.NDArray[np.
     keys = problem.candidates.key_columns
     if missing := [k for k in keys if k not in frame]:
         frame = frame.assign(**dict.fromkeys(missing, np.nan))
-    index = pd.MultiIndex.from_frame(comparable(problem.configurations[keys]))
-    return index.get_indexer(pd.MultiIndex.from_frame(comparable(frame[keys])))
-
-
-def comparable(keys: pd.DataFrame) -> pd.DataFrame:
-    """Keys that are equal where their values are: one table may hold 32 as a number, the other as text beside `auto`."""
-
-    def plain(value: object) -> object:
-        try:
-            return float(value)  # type: ignore[arg-type]
-        except (TypeError, ValueError):
-            return value
-
-    texts = [c for c in keys if str(c).startswith("param.") and not pd.api.types.is_numeric_dtype(keys[c])]
-    return keys.astype(object).assign(**{str(c): keys[c].map(plain).astype(object) for c in texts})
+    return problem.candidates.key_index.get_indexer(pd.MultiIndex.from_frame(comparable(frame[keys])))
 
 
 def repetition_noise(runs: Runs) -> float:
@@ -233,6 +227,7 @@ def with_measurements(prediction: Prediction, problem: Problem, runs: Runs) -> P
         binding=prediction.binding,
         noise=float(np.sqrt(wide2)),
         draws=prediction.draws,
+        kept=prediction.kept,
     )
 
 
