@@ -32,7 +32,7 @@ Progress = Callable[[int, int], None]
 
 YARDSTICKS = ("random", "column-mean", "best-fixed")
 """What must be beaten: part of every evaluation."""
-SEED_FREE = ("column-mean", "best-fixed", "price-only")
+SEED_FREE = ("column-mean", "best-fixed", "price-only", "selecta", "quasar", "neighbours")
 """Strategies whose replies do not depend on the seed: the same runs are not asked about twice."""
 SEEDS_PER_TASK = 5
 """Episodes that a worker computes before it reports, and that an interruption may cost."""

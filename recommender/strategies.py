@@ -20,9 +20,12 @@ from recommender.models import PerformanceModel, Prediction, configuration_rows,
 from recommender.models.bagging import RandomTrees
 from recommender.models.completing import tried
 from recommender.models.ernest import MINIMUM_POINTS, Ernest, distinct_points
+from recommender.models.factorisation import selecta
 from recommender.models.gaussian_process import GaussianProcess
+from recommender.models.neighbours import neighbours
 from recommender.models.pairwise import PairwiseTrees
 from recommender.models.prior import LearnedPrior
+from recommender.models.quasar import Quasar
 from recommender.models.trees import BaggedTrees
 from recommender.models.yardsticks import BestFixed, ColumnMean, MeasuredOnly, PriceOnly
 from recommender.pricing import BY_NAME, price_option
@@ -43,6 +46,7 @@ from recommender.search.designs import ConfirmBest, InitialDesign, LatinHypercub
 from recommender.search.guarantee import guarantee
 from recommender.search.lookahead import LookAhead
 from recommender.search.predicted import PredictedBest, PredictedWorse
+from recommender.search.references import References
 from recommender.search.stopping import (
     Never,
     SmallImprovement,
@@ -54,6 +58,8 @@ from recommender.search.stopping import (
 )
 
 ENTRY_POINT_GROUP = "recommender.strategies"
+SEARCHING = "+ei"
+"""Behind the name of a strategy that only recommends: go on as a search by expected improvement."""
 
 
 class Strategy(Protocol):
@@ -94,6 +100,8 @@ class ModelBased:
         measure = self.design is not None and not searches
         answer = rank(problem, prediction, strategy=self.name, why=self.why, measure=measure)
         if not searches:
+            if isinstance(self.design, References):
+                answer = replace(answer, next_run=self.design.propose(problem, runs, problem.random(runs), answer))
             ended = over_budget(problem, runs, answer.next_run)
             unweighed = f"the planned runs were not weighed: {self.name} does not search"
             notes = (*((unweighed,) if problem.runs_planned is not None else ()), *((ended,) if ended else ()))
@@ -110,6 +118,8 @@ class ModelBased:
             return self._search(problem, runs, None, rng)[0]
         if self.design is None:
             return None
+        if isinstance(self.design, References) and (start := self.design.propose(problem, runs, rng, None)):
+            return None if over_budget(problem, runs, start) else start  # also where nothing can be recommended
         best = None if isinstance(self.design, Uniform) else self.recommend(problem, runs)
         wanted = self.design.propose(problem, runs, rng, best)
         return None if over_budget(problem, runs, wanted) else wanted
@@ -293,6 +303,24 @@ TABLE: dict[str, Callable[[], Strategy]] = {
         MixtureImprovement(),
         SmallImprovement(0.005, at_least=4),
     ),
+    "selecta": lambda: ModelBased(
+        "selecta",
+        "collaborative filtering: a factorisation of other workloads' runs (Klimovic et al. 2018)",
+        selecta(),
+        References(),
+    ),
+    "quasar": lambda: ModelBased(
+        "quasar",
+        "collaborative filtering: scale-up, scale-out and type classified apart (Delimitrou and Kozyrakis 2014)",
+        Quasar(),
+        References(),
+    ),
+    "neighbours": lambda: ModelBased(
+        "neighbours",
+        "collaborative filtering: the workloads that ran most alike (Koren 2010)",
+        neighbours(),
+        References(),
+    ),
     "price-only": lambda: ModelBased(
         "price-only", "cheapest per hour among the candidates; runtimes are not considered", PriceOnly(), None
     ),
@@ -333,7 +361,7 @@ def strategies() -> dict[str, Callable[[], Strategy]]:
 
 
 def strategy(name: str) -> Strategy:
-    """Return the strategy called `name`.
+    """Return the strategy called `name`; with `+ei` behind it, one that goes on as a search by expected improvement.
 
     Raises
     ------
@@ -341,6 +369,20 @@ def strategy(name: str) -> Strategy:
         With the nearest known name.
     """
     known = strategies()
+    base, plus, _ = name.rpartition(SEARCHING)
+    if plus and name.endswith(SEARCHING) and base in known:
+        return _searching(known[base](), name)
     if name not in known:
         raise UnknownNameError(f"unknown strategy {name!r}{did_you_mean(name, known)} (known: {', '.join(known)})")
     return known[name]()
+
+
+def _searching(made: Strategy, name: str) -> ModelBased:
+    """A model that recommends, gone on with as a search once its design is exhausted."""
+    if not isinstance(made, ModelBased) or made.acquisition is not None or isinstance(made.design, Uniform | None):
+        raise RecommenderError(
+            f"{name!r}: only a strategy with a model and without a search of its own can go on with {SEARCHING}, such as "
+            f"selecta{SEARCHING}"
+        )
+    why = f"{made.why}, then expected improvement"
+    return replace(made, name=name, why=why, acquisition=ConstrainedImprovement(), stop=SmallImprovement(0.10))

@@ -115,10 +115,19 @@ def lookahead() -> str:
     return table.stdout.rstrip()
 
 
+def filtering() -> str:
+    """Judge collaborative filtering on Lumos."""
+    table = subprocess.run(
+        [sys.executable, "tools/bench_filtering.py"], cwd=ROOT, check=True, stdout=subprocess.PIPE, text=True
+    )
+    return table.stdout.rstrip()
+
+
 SECTIONS: dict[str, tuple[str, Callable[[], str]]] = {
     "startup": ("Start-up", startup),
     "catalogue": ("Scoring the whole catalogue", catalogue),
     "ernest": ("Ernest on C3O", ernest),
+    "filtering": ("Collaborative filtering on Lumos", filtering),
     "arrow": ("Arrow on the AWS part of Lumos", arrow),
     "guarantee": ("Promises and stopping on Scout", guarantee),
     "lookahead": ("Search within a budget: Lynceus on its three jobs", lookahead),

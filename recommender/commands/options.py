@@ -51,7 +51,12 @@ Workload = Annotated[
     str | None,
     typer.Option(help="The workload asked about; the others in RUNS are its archive.", rich_help_panel=ASKED),
 ]
-Archive = Annotated[list[Path] | None, typer.Option(help="Runs tables of other workloads.", rich_help_panel=ASKED)]
+Archive = Annotated[
+    list[Path] | None,
+    typer.Option(
+        help="Runs tables of other workloads, or names of archives (recommender archive).", rich_help_panel=ASKED
+    ),
+]
 CandidatesFile = Annotated[
     Path | None, typer.Option("--candidates", help="Candidates table; default: the catalogue.", rich_help_panel=FILTERS)
 ]
@@ -221,7 +226,7 @@ class Asked:
         return to(
             runs,
             workload=o["workload"],
-            archive=o["archive"] or (),
+            archive=_archives(o["archive"] or ()),
             candidates=o["candidates"],
             prices=o["prices"],
             objective="cost" if o["objective"] is Objective.COST else "runtime",
@@ -247,6 +252,15 @@ class Asked:
             seed=o["seed"],
             top=o["top"],
         )
+
+
+def _archives(given: Iterable[Path]) -> list[Path | Runs]:
+    """Runs tables as they stand, names of archives opened."""
+    if not given:
+        return []
+    from recommender.archives import named_or_table
+
+    return [named_or_table(source) for source in given]
 
 
 def _problem_options(
