@@ -20,6 +20,7 @@ from recommender.models.completing import tried
 from recommender.models.ernest import MINIMUM_POINTS, Ernest, distinct_points
 from recommender.models.factorisation import selecta
 from recommender.models.gaussian_process import GaussianProcess
+from recommender.models.paris import Paris
 from recommender.models.trees import BaggedTrees
 from recommender.models.yardsticks import BestFixed, ColumnMean, MeasuredOnly, PriceOnly
 from recommender.pricing import BY_NAME, price_option
@@ -242,6 +243,12 @@ TABLE: dict[str, Callable[[], Strategy]] = {
         "selecta",
         "collaborative filtering: a factorisation of other workloads' runs (Klimovic et al. 2018)",
         selecta(),
+        References(),
+    ),
+    "paris": lambda: ModelBased(
+        "paris",
+        "a forest on fingerprints of other workloads' runs (Yadwadkar et al. 2017)",
+        Paris(),
         References(),
     ),
     "price-only": lambda: ModelBased(
