@@ -81,7 +81,7 @@ class Taught:
     near: Forest | None
     """For configurations that the archive ran; None: too few workloads."""
     typical: Array
-    """c of each of the archive's columns."""
+    """c of each of the archive's columns; 0 where the trees learn r itself."""
     spread: float
     """Standard deviation about c where there is no forest."""
     scale: float
@@ -212,7 +212,7 @@ class Paris:
             far_scale = _scale(((cells.r - far.held[0]) / far.held[1])[cells.judged]) * widen
         return Taught(
             near=near,
-            typical=typical,
+            typical=typical if self.offset else np.zeros_like(typical),
             spread=np.nan,
             scale=scale,
             far=far,
