@@ -21,6 +21,7 @@ from recommender.models.ernest import MINIMUM_POINTS, Ernest, distinct_points
 from recommender.models.factorisation import selecta
 from recommender.models.gaussian_process import GaussianProcess
 from recommender.models.paris import Paris
+from recommender.models.transfer import Transfer
 from recommender.models.trees import BaggedTrees
 from recommender.models.yardsticks import BestFixed, ColumnMean, MeasuredOnly, PriceOnly
 from recommender.pricing import BY_NAME, price_option
@@ -249,6 +250,12 @@ TABLE: dict[str, Callable[[], Strategy]] = {
         "paris",
         "a forest on fingerprints of other workloads' runs (Yadwadkar et al. 2017)",
         Paris(),
+        References(),
+    ),
+    "transfer": lambda: ModelBased(
+        "transfer",
+        "a network learnt on other workloads, its last layer fitted to the workload's own runs (Moradi et al. 2019)",
+        Transfer(),
         References(),
     ),
     "price-only": lambda: ModelBased(
