@@ -25,7 +25,6 @@ the average of MEMBERS networks from different starts, each judged by a twin tha
 
 from __future__ import annotations
 
-import warnings
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -57,8 +56,8 @@ LAYERS = (24, 12)
 """Units of the hidden layers."""
 DECAY = 1e-2
 """Weight decay of the network."""
-STEPS = 300
-"""Most steps of the optimiser; stopping earlier than at the minimum regularises."""
+FLAT, STEPS = 1e-3, 5000
+"""Gradient at which the optimiser stops, well before it follows the noise, and the most steps it is given to get there."""
 TAUS, SIGMAS = np.geomspace(0.01, 3.0, 8), np.geomspace(NOISE_PRIOR / 2, 1.0, 7)
 LEVEL_VARIANCE = 100.0
 """V: nothing is known of a workload's level before its first run."""
@@ -269,7 +268,6 @@ def levels(x: Array, y: Array, u: Rows) -> tuple[Array, Array]:
 
 def network(x: Array, z: Array, seed: int) -> Any:
     """A network fitted to z; the same for a source and, to compare, for a target's points alone."""
-    from sklearn.exceptions import ConvergenceWarning  # type: ignore[import-untyped]
     from sklearn.neural_network import MLPRegressor  # type: ignore[import-untyped]
 
     made = MLPRegressor(
@@ -277,12 +275,11 @@ def network(x: Array, z: Array, seed: int) -> Any:
         activation="tanh",
         solver="lbfgs",
         alpha=DECAY,
+        tol=FLAT,
         max_iter=STEPS,
         random_state=seed,
     )
-    with warnings.catch_warnings():  # stopping at STEPS is intended
-        warnings.simplefilter("ignore", ConvergenceWarning)
-        return made.fit(x, z)
+    return made.fit(x, z)
 
 
 def member(
