@@ -24,8 +24,10 @@ from recommender.models.factorisation import selecta
 from recommender.models.gaussian_process import GaussianProcess
 from recommender.models.neighbours import neighbours
 from recommender.models.pairwise import PairwiseTrees
+from recommender.models.paris import Paris
 from recommender.models.prior import LearnedPrior
 from recommender.models.quasar import Quasar
+from recommender.models.transfer import Transfer
 from recommender.models.trees import BaggedTrees
 from recommender.models.yardsticks import BestFixed, ColumnMean, MeasuredOnly, PriceOnly
 from recommender.pricing import BY_NAME, price_option
@@ -319,6 +321,18 @@ TABLE: dict[str, Callable[[], Strategy]] = {
         "neighbours",
         "collaborative filtering: the workloads that ran most alike (Koren 2010)",
         neighbours(),
+        References(),
+    ),
+    "paris": lambda: ModelBased(
+        "paris",
+        "a forest on fingerprints of other workloads' runs (Yadwadkar et al. 2017)",
+        Paris(),
+        References(),
+    ),
+    "transfer": lambda: ModelBased(
+        "transfer",
+        "a network learnt on other workloads, its last layer fitted to the workload's own runs (Moradi et al. 2019)",
+        Transfer(),
         References(),
     ),
     "price-only": lambda: ModelBased(
