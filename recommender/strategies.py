@@ -16,6 +16,7 @@ import numpy as np
 from recommender.candidates import Configuration
 from recommender.errors import RecommenderError, UnknownNameError, did_you_mean
 from recommender.models import PerformanceModel, Prediction, configuration_rows, measured, nothing_known
+from recommender.models.c3o import C3O
 from recommender.models.completing import tried
 from recommender.models.ernest import MINIMUM_POINTS, Ernest, distinct_points
 from recommender.models.gaussian_process import GaussianProcess
@@ -209,6 +210,11 @@ TABLE: dict[str, Callable[[], Strategy]] = {
     "auto": Auto,
     "ernest": lambda: ModelBased(
         "ernest", "scaling terms fitted to the workload's own runs (Venkataraman et al. 2016)", Ernest()
+    ),
+    "c3o": lambda: ModelBased(
+        "c3o",
+        "the model that predicts left-out runs best, of Ernest, boosting and factored ones (Will et al. 2021)",
+        C3O(),
     ),
     "cherrypick": lambda: ModelBased(
         "cherrypick",

@@ -76,10 +76,17 @@ def ernest() -> str:
     return table.stdout.rstrip()
 
 
+def c3o() -> str:
+    """Judge C3O's selection of a model on its own data."""
+    table = subprocess.run([sys.executable, "tools/bench_c3o.py"], cwd=ROOT, check=True, capture_output=True, text=True)
+    return table.stdout.rstrip()
+
+
 SECTIONS: dict[str, tuple[str, Callable[[], str]]] = {
     "startup": ("Start-up", startup),
     "catalogue": ("Scoring the whole catalogue", catalogue),
     "ernest": ("Ernest on C3O", ernest),
+    "c3o": ("C3O's selection on its own data", c3o),
 }
 
 

@@ -300,10 +300,10 @@ def _believe(problem: Problem, configurations: pd.DataFrame, runs: Runs, warning
     effect_sd = np.where(
         ~seen, np.hypot(effect_sd, np.select([unrated, lent], [UNRATED_SPREAD, BORROWED_SPREAD])), effect_sd
     )
-    outside = np.hypot(_outside(points, target), evidence.other_inputs)
-    warnings.extend(_extrapolations(points, target))
+    beyond = np.hypot(outside(points, target), evidence.other_inputs)
+    warnings.extend(extrapolations(points, target))
     alone = (target[1] > 1) & (not cluster)  # nothing says that the program can use more than one machine
-    outside = np.where(alone, np.hypot(outside, UNSEEN_PARALLEL_SPREAD * np.log2(target[1])), outside)
+    beyond = np.where(alone, np.hypot(beyond, UNSEEN_PARALLEL_SPREAD * np.log2(target[1])), beyond)
     seen &= ~alone & (evidence.other_inputs == 0)
     error = float(np.mean(np.abs(np.expm1(list(held_out.values())))))
     if error > MISFIT:
@@ -325,7 +325,7 @@ def _believe(problem: Problem, configurations: pd.DataFrame, runs: Runs, warning
 
     return _Belief(
         log_runtime=np.log(np.maximum(seconds, 1e-3)),
-        spread=np.sqrt(spread**2 + effect_sd**2 + outside**2),
+        spread=np.sqrt(spread**2 + effect_sd**2 + beyond**2),
         evidence=np.where(seen, MODELLED, ASSUMED).astype(np.int8),
         family_spread=effect_sd,
         binding=binding,
@@ -367,7 +367,7 @@ def _family_effects(
     return effect, sd, seen
 
 
-def _extrapolations(points: Points, target: tuple[Array, Array, Array, Array]) -> list[str]:
+def extrapolations(points: Points, target: tuple[Array, Array, Array, Array]) -> list[str]:
     """Say how far the question lies beyond what was measured."""
     scale, machines, vcpus, _ = target
     most, used = points.scale.max(), (points.machines * points.vcpus).max()
@@ -383,7 +383,7 @@ def _extrapolations(points: Points, target: tuple[Array, Array, Array, Array]) -
     return said
 
 
-def _outside(points: Points, target: tuple[Array, Array, Array, Array]) -> Array:
+def outside(points: Points, target: tuple[Array, Array, Array, Array]) -> Array:
     """Further spread of predictions beyond the measured range: variance grows by a fixed amount per doubling, as a
     random walk would; for a parallelism never varied the spread itself does."""
 
