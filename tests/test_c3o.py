@@ -201,12 +201,14 @@ def data(mirror: Path, tmp_path_factory: pytest.TempPathFactory) -> Dataset:
     return fetch_dataset("c3o", mirror=mirror, cache=tmp_path_factory.mktemp("c3o"))
 
 
+@pytest.fixture(scope="module")
+def selected(data: Dataset) -> list[Job]:
+    """The points of the authors' protocol."""
+    return list(jobs(data))
+
+
 class TestMeasuredJobs:
     """All figures are in `tools/bench_c3o.py`; here one split of each job."""
-
-    @pytest.fixture(scope="class")
-    def selected(self, data: Dataset) -> list[Job]:
-        return list(jobs(data))
 
     def test_a_random_tenth_is_predicted_within_4_percent_on_average_over_jobs(self, selected: list[Job]) -> None:
         splits = [judge(job, next(random_splits(job, 1))) for job in selected]
