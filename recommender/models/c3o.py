@@ -204,7 +204,7 @@ class C3O:
         cluster = bool((points.machines > 1).any())
         seen = np.isin(families, np.unique(points.family.astype(str))) & (not evidence.unknown_cpu)
         effect = _family_spread(problem, evidence, families, seen)
-        beyond = np.hypot(outside(points, target), asked.further)
+        beyond = np.hypot(outside(points.machines * points.vcpus, points.scale, target), asked.further)
         alone = (target[1] > 1) & (not cluster)  # nothing says that the program can use more than one machine
         beyond = np.where(alone, np.hypot(beyond, UNSEEN_PARALLEL_SPREAD * np.log2(target[1])), beyond)
         warnings.extend(extrapolations(points, target))

@@ -300,7 +300,7 @@ def _believe(problem: Problem, configurations: pd.DataFrame, runs: Runs, warning
     effect_sd = np.where(
         ~seen, np.hypot(effect_sd, np.select([unrated, lent], [UNRATED_SPREAD, BORROWED_SPREAD])), effect_sd
     )
-    beyond = np.hypot(outside(points, target), evidence.other_inputs)
+    beyond = np.hypot(outside(points.machines * points.vcpus, points.scale, target), evidence.other_inputs)
     warnings.extend(extrapolations(points, target))
     alone = (target[1] > 1) & (not cluster)  # nothing says that the program can use more than one machine
     beyond = np.where(alone, np.hypot(beyond, UNSEEN_PARALLEL_SPREAD * np.log2(target[1])), beyond)
@@ -383,8 +383,8 @@ def extrapolations(points: Points, target: tuple[Array, Array, Array, Array]) ->
     return said
 
 
-def outside(points: Points, target: tuple[Array, Array, Array, Array]) -> Array:
-    """Further spread of predictions beyond the measured range: variance grows by a fixed amount per doubling, as a
+def outside(known: Array, scales: Array, target: tuple[Array, Array, Array, Array]) -> Array:
+    """Further spread of predictions beyond the measured range of vCPUs in all and of scales: variance grows by a fixed amount per doubling, as a
     random walk would; for a parallelism never varied the spread itself does."""
 
     def doublings(at: Array, known: Array) -> Array:
@@ -392,9 +392,8 @@ def outside(points: Points, target: tuple[Array, Array, Array, Array]) -> Array:
         return beyond
 
     scale, machines, vcpus, _ = target
-    known = points.machines * points.vcpus
     wider = doublings(machines * vcpus, known)
     parallel = PARALLEL_SPREAD * np.sqrt(wider) if len(np.unique(known)) > 1 else UNSEEN_PARALLEL_SPREAD * wider
-    larger = doublings(np.maximum(scale, 1e-12), np.maximum(points.scale, 1e-12))
+    larger = doublings(np.maximum(scale, 1e-12), np.maximum(scales, 1e-12))
     spread: Array = np.hypot(parallel, SCALE_SPREAD * np.sqrt(larger))
     return spread
