@@ -11,16 +11,25 @@ from recommender.commands.options import Asked, Format, FormatOption, StrategyNa
 
 
 @asks
-def recommend(asked: Asked, strategy: StrategyName = "auto", form: FormatOption = Format.TABLE) -> None:
+def recommend(
+    asked: Asked,
+    strategy: StrategyName = "auto",
+    calibrate: Annotated[
+        bool, typer.Option("--calibrate", help="Scale the intervals until they hold on the archive's workloads.")
+    ] = False,
+    form: FormatOption = Format.TABLE,
+) -> None:
     """Say what to rent and how to pay for it: ranked, priced and explained.
 
     Example: recommender recommend runs.csv --deadline 2h --purchase on-demand,spot
     """
     from recommender.report.tables import as_csv, as_json, as_text
+    from recommender.strategies import calibrated
     from recommender.strategies import strategy as named
 
+    chosen = calibrated(named(strategy)) if calibrate else named(strategy)
     problem, runs = asked.build()
-    answer = named(strategy).recommend(problem, runs)
+    answer = chosen.recommend(problem, runs)
     if form is Format.CSV:
         for warning in answer.warnings:
             typer.echo(f"note: {warning}", err=True)

@@ -26,7 +26,7 @@ from recommender.problem import Problem
 from recommender.runs import Runs
 
 LEVEL = 0.9
-"""Coverage that is calibrated: the central interval in which a run ends with this probability."""
+"""Coverage that is calibrated: that of the central interval in which a run ends with this probability."""
 MOST_GROUPS = 40
 """Workloads of the archive that are asked about in turn; of more, as many, evenly spaced in the order of their names."""
 FEWEST_SCORES = 2
@@ -99,7 +99,7 @@ class Conformal:
         said += "; they are too few to know the tail, so it is widened" if few else ""
         return replace(
             prediction,
-            spread=prediction.spread * factor,
+            spread=np.maximum(prediction.spread * factor, prediction.noise),  # a run's own noise is known
             family_spread=prediction.family_spread * factor,
             warnings=(*prediction.warnings, said),
         )
