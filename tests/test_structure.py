@@ -31,6 +31,7 @@ search
 scoring
 ranking
 strategies
+explanation
 pending store_file question run_command
 store
 study

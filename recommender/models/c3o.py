@@ -234,6 +234,7 @@ class C3O:
             reasons=memory.reasons,
             warnings=tuple(dict.fromkeys(warnings)),
             binding=lambda i: said + memory.remark(i),
+            terms=lambda i: {f"what {choice.name} says": float(np.exp(log_t[i]))},
         )
         result = with_measurements(prediction, problem, runs)
         return replace(result, family_spread=np.minimum(result.family_spread, result.spread))
