@@ -19,7 +19,9 @@ if TYPE_CHECKING:
         UnknownNameError,
     )
     from recommender.evaluation import evaluate
+    from recommender.explanation import Explanation, explain
     from recommender.models import PerformanceModel, Prediction
+    from recommender.models.conformal import Conformal
     from recommender.pending import batch
     from recommender.pricing import PurchaseOption, Usage, parse_purchase
     from recommender.problem import Problem, build_problem
@@ -29,7 +31,8 @@ if TYPE_CHECKING:
     from recommender.report.plots import time_against_cost
     from recommender.report.regret_plots import write_plots
     from recommender.runs import Runs, append_run, read_runs, write_runs
-    from recommender.strategies import Auto, ModelBased, Strategy, strategies, strategy
+    from recommender.search.experiment_design import plan
+    from recommender.strategies import Auto, ModelBased, Strategy, calibrated, strategies, strategy
     from recommender.study import Study, studies
     from recommender.summary import summarise
 
@@ -49,7 +52,10 @@ _MODULE_OF = {
         "errors",
     ),
     "evaluate": "evaluation",
+    **dict.fromkeys(("Explanation", "explain"), "explanation"),
     **dict.fromkeys(("PerformanceModel", "Prediction"), "models"),
+    "Conformal": "models.conformal",
+    "plan": "search.experiment_design",
     "batch": "pending",
     **dict.fromkeys(("PurchaseOption", "Usage", "parse_purchase"), "pricing"),
     **dict.fromkeys(("Problem", "build_problem"), "problem"),
@@ -59,7 +65,7 @@ _MODULE_OF = {
     "time_against_cost": "report.plots",
     "write_plots": "report.regret_plots",
     **dict.fromkeys(("Runs", "append_run", "read_runs", "write_runs"), "runs"),
-    **dict.fromkeys(("Auto", "ModelBased", "Strategy", "strategies", "strategy"), "strategies"),
+    **dict.fromkeys(("Auto", "ModelBased", "Strategy", "calibrated", "strategies", "strategy"), "strategies"),
     **dict.fromkeys(("Study", "studies"), "study"),
     "summarise": "summary",
 }
@@ -69,7 +75,9 @@ __all__ = [
     "Candidates",
     "Catalogue",
     "Configuration",
+    "Conformal",
     "Exclusion",
+    "Explanation",
     "InfeasibleError",
     "InputError",
     "InsufficientEvidenceError",
@@ -94,10 +102,13 @@ __all__ = [
     "append_run",
     "batch",
     "build_problem",
+    "calibrated",
     "evaluate",
+    "explain",
     "fetch_dataset",
     "load_catalogue",
     "parse_purchase",
+    "plan",
     "profile_command",
     "read_runs",
     "similar",

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from recommender.commands import archive, catalogue, datasets, evaluate, profile, recommend, study, tune
+from recommender.commands import archive, catalogue, datasets, evaluate, explain, profile, recommend, study, tune
 from recommender.errors import RecommenderError
 
 app = typer.Typer(
@@ -20,6 +20,7 @@ app = typer.Typer(
 )
 app.command("recommend")(recommend.recommend)
 app.command("suggest")(recommend.suggest)
+app.command("explain")(explain.explain)
 app.command("evaluate")(evaluate.evaluate)
 app.command("profile")(profile.profile)
 app.command("tune")(tune.tune)

@@ -123,6 +123,12 @@ def filtering() -> str:
     return table.stdout.rstrip()
 
 
+def c3o() -> str:
+    """Judge C3O's selection of a model on its own data."""
+    table = subprocess.run([sys.executable, "tools/bench_c3o.py"], cwd=ROOT, check=True, capture_output=True, text=True)
+    return table.stdout.rstrip()
+
+
 SECTIONS: dict[str, tuple[str, Callable[[], str]]] = {
     "startup": ("Start-up", startup),
     "catalogue": ("Scoring the whole catalogue", catalogue),
@@ -131,6 +137,7 @@ SECTIONS: dict[str, tuple[str, Callable[[], str]]] = {
     "arrow": ("Arrow on the AWS part of Lumos", arrow),
     "guarantee": ("Promises and stopping on Scout", guarantee),
     "lookahead": ("Search within a budget: Lynceus on its three jobs", lookahead),
+    "c3o": ("C3O's selection on its own data", c3o),
 }
 
 

@@ -11,16 +11,25 @@ from recommender.commands.options import Asked, Format, FormatOption, StrategyNa
 
 
 @asks
-def recommend(asked: Asked, strategy: StrategyName = "auto", form: FormatOption = Format.TABLE) -> None:
+def recommend(
+    asked: Asked,
+    strategy: StrategyName = "auto",
+    calibrate: Annotated[
+        bool, typer.Option("--calibrate", help="Scale the intervals until they hold on the archive's workloads.")
+    ] = False,
+    form: FormatOption = Format.TABLE,
+) -> None:
     """Say what to rent and how to pay for it: ranked, priced and explained.
 
     Example: recommender recommend runs.csv --deadline 2h --purchase on-demand,spot
     """
     from recommender.report.tables import as_csv, as_json, as_text
+    from recommender.strategies import calibrated
     from recommender.strategies import strategy as named
 
+    chosen = calibrated(named(strategy)) if calibrate else named(strategy)
     problem, runs = asked.build()
-    answer = named(strategy).recommend(problem, runs)
+    answer = chosen.recommend(problem, runs)
     if form is Format.CSV:
         for warning in answer.warnings:
             typer.echo(f"note: {warning}", err=True)
@@ -32,12 +41,19 @@ def suggest(
     asked: Asked,
     strategy: StrategyName = "auto",
     count: Annotated[int, typer.Option(min=1, help="How many configurations to name at most.")] = 4,
+    design_budget: Annotated[
+        str | None,
+        typer.Option(help="With --strategy ernest: small runs to make for this much, e.g. 5usd (or 5), 2h."),
+    ] = None,
     form: FormatOption = Format.TABLE,
 ) -> None:
     """Name the configurations to measure next; nothing is worth measuring when none would change the answer.
 
     Example: recommender suggest runs.csv --count 2
     """
+    if design_budget is not None:
+        _design(asked, strategy, design_budget, form)
+        return
     from recommender.pending import batch
     from recommender.report.tables import suggestions_as_csv, suggestions_as_text
     from recommender.strategies import strategy as named
@@ -48,6 +64,21 @@ def suggest(
         typer.echo(json.dumps([run.to_dict() for run in next_runs], indent=2))
     else:
         typer.echo({"csv": suggestions_as_csv, "table": suggestions_as_text}[form.value](next_runs), nl=False)
+
+
+def _design(asked: Asked, strategy: str, budget: str, form: Format) -> None:
+    """Print the small runs that teach Ernest's model most for a budget."""
+    from recommender.errors import InputError
+    from recommender.report.designs import design_as_csv, design_as_json, design_as_text
+    from recommender.search.experiment_design import parse_budget, plan
+
+    if strategy != "ernest":
+        raise InputError(f"--design-budget designs runs for Ernest's model: give --strategy ernest (got {strategy})")
+    problem, runs = asked.build()
+    money = parse_budget(budget)
+    found = plan(problem, runs, budget_usd=money.get("budget_usd"), budget_s=money.get("budget_s"))
+    show = {"json": design_as_json, "csv": design_as_csv, "table": design_as_text}[form.value]
+    typer.echo(show(found), nl=False)
 
 
 def strategies() -> None:

@@ -6,7 +6,7 @@ Notation: a configuration i has ln T_i ~ Normal(mean_i, spread_i²), T the runti
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
@@ -62,6 +62,8 @@ class Prediction:
     """What the reader must know before trusting the numbers."""
     binding: Callable[[int], str] = field(default=lambda _: "")
     """Configuration -> what limits its runtime, in words."""
+    terms: Callable[[int], Mapping[str, float]] | None = None
+    """Configuration -> what the model's median runtime is made of, in seconds by name; None where it is not a sum."""
     noise: float = 0.0
     """The part of `spread` that is the noise of a single run; 0 where the model does not tell it apart."""
     longest_s: Array | None = None
@@ -247,6 +249,7 @@ def with_measurements(prediction: Prediction, problem: Problem, runs: Runs) -> P
         preference=prediction.preference,
         warnings=prediction.warnings,
         binding=prediction.binding,
+        terms=prediction.terms,
         noise=float(np.sqrt(wide2)),
         draws=prediction.draws,
         mixture=prediction.mixture,

@@ -226,6 +226,7 @@ class Ernest:
             reasons=memory.reasons,
             warnings=tuple(dict.fromkeys(warnings)),
             binding=binding,
+            terms=lambda i: parts[part_of[i]][1].terms(int(position[i])),
         )
         result = with_measurements(prediction, problem, runs)
         return replace(result, family_spread=np.minimum(result.family_spread, result.spread))
@@ -265,6 +266,7 @@ class _Belief:
     evidence: npt.NDArray[np.int8]
     family_spread: Array
     binding: Callable[[int], str]
+    terms: Callable[[int], dict[str, float]]
 
 
 def _believe(problem: Problem, configurations: pd.DataFrame, runs: Runs, warnings: list[str]) -> _Belief:
@@ -300,10 +302,10 @@ def _believe(problem: Problem, configurations: pd.DataFrame, runs: Runs, warning
     effect_sd = np.where(
         ~seen, np.hypot(effect_sd, np.select([unrated, lent], [UNRATED_SPREAD, BORROWED_SPREAD])), effect_sd
     )
-    outside = np.hypot(_outside(points, target), evidence.other_inputs)
-    warnings.extend(_extrapolations(points, target))
+    beyond = np.hypot(outside(points.machines * points.vcpus, points.scale, target), evidence.other_inputs)
+    warnings.extend(extrapolations(points, target))
     alone = (target[1] > 1) & (not cluster)  # nothing says that the program can use more than one machine
-    outside = np.where(alone, np.hypot(outside, UNSEEN_PARALLEL_SPREAD * np.log2(target[1])), outside)
+    beyond = np.where(alone, np.hypot(beyond, UNSEEN_PARALLEL_SPREAD * np.log2(target[1])), beyond)
     seen &= ~alone & (evidence.other_inputs == 0)
     error = float(np.mean(np.abs(np.expm1(list(held_out.values())))))
     if error > MISFIT:
@@ -312,23 +314,25 @@ def _believe(problem: Problem, configurations: pd.DataFrame, runs: Runs, warning
             "describe this workload well, so measure the configuration you intend to use"
         )
 
-    def binding(i: int) -> str:
+    def terms(i: int) -> dict[str, float]:
         share = shape[i] * coefficients[i]
-        named = {
-            name: float(sum(share[j] for j, other in enumerate(TERMS) if other == name))
-            for name in dict.fromkeys(TERMS)
-        }
+        share = share * seconds[i] / max(float(share.sum()), 1e-300)
+        return {n: float(share[[n == other for other in TERMS]].sum()) for n in dict.fromkeys(TERMS)}
+
+    def binding(i: int) -> str:
+        named = terms(i)
         largest = max(named, key=lambda name: named[name])
         rated = "; no speed figure" if unrated[i] else "; speed figure of families with the same CPU" if lent[i] else ""
         said = "" if seen[i] else rated
-        return f"{largest} takes {named[largest] / max(share.sum(), 1e-300):.0%} of the time{said}"
+        return f"{largest} takes {named[largest] / max(seconds[i], 1e-300):.0%} of the time{said}"
 
     return _Belief(
         log_runtime=np.log(np.maximum(seconds, 1e-3)),
-        spread=np.sqrt(spread**2 + effect_sd**2 + outside**2),
+        spread=np.sqrt(spread**2 + effect_sd**2 + beyond**2),
         evidence=np.where(seen, MODELLED, ASSUMED).astype(np.int8),
         family_spread=effect_sd,
         binding=binding,
+        terms=terms,
     )
 
 
@@ -336,8 +340,7 @@ def _fit_spread(model: Fit, shape: Array, seconds: Array, noise: float) -> Array
     """Held-out spread grown by the leverage of each prediction: σ² (1 + x̃ᵀ(X̃ᵀX̃)⁻¹x̃), x̃ = x / prediction."""
     x = shape[:, model.active] / np.maximum(seconds, 1e-9)[:, None]
     leverage = np.einsum("ij,jk,ik->i", x, model.gram_inverse, x)
-    spread: Array = np.sqrt(max(model.spread, noise) ** 2 * (1.0 + np.maximum(leverage, 0.0)))
-    return spread
+    return np.asarray(max(model.spread, noise) * np.sqrt(1.0 + np.maximum(leverage, 0.0)), dtype=np.float64)
 
 
 def _family_effects(
@@ -367,7 +370,7 @@ def _family_effects(
     return effect, sd, seen
 
 
-def _extrapolations(points: Points, target: tuple[Array, Array, Array, Array]) -> list[str]:
+def extrapolations(points: Points, target: tuple[Array, Array, Array, Array]) -> list[str]:
     """Say how far the question lies beyond what was measured."""
     scale, machines, vcpus, _ = target
     most, used = points.scale.max(), (points.machines * points.vcpus).max()
@@ -383,18 +386,15 @@ def _extrapolations(points: Points, target: tuple[Array, Array, Array, Array]) -
     return said
 
 
-def _outside(points: Points, target: tuple[Array, Array, Array, Array]) -> Array:
-    """Further spread of predictions beyond the measured range: variance grows by a fixed amount per doubling, as a
+def outside(known: Array, scales: Array, target: tuple[Array, Array, Array, Array]) -> Array:
+    """Further spread of predictions beyond the measured range of vCPUs in all and of scales: variance grows by a fixed amount per doubling, as a
     random walk would; for a parallelism never varied the spread itself does."""
 
     def doublings(at: Array, known: Array) -> Array:
-        beyond: Array = np.maximum(0.0, np.maximum(np.log2(at / known.max()), np.log2(known.min() / at)))
-        return beyond
+        return np.asarray(np.maximum(0.0, np.maximum(np.log2(at / known.max()), np.log2(known.min() / at))))
 
     scale, machines, vcpus, _ = target
-    known = points.machines * points.vcpus
     wider = doublings(machines * vcpus, known)
     parallel = PARALLEL_SPREAD * np.sqrt(wider) if len(np.unique(known)) > 1 else UNSEEN_PARALLEL_SPREAD * wider
-    larger = doublings(np.maximum(scale, 1e-12), np.maximum(points.scale, 1e-12))
-    spread: Array = np.hypot(parallel, SCALE_SPREAD * np.sqrt(larger))
-    return spread
+    larger = doublings(np.maximum(scale, 1e-12), np.maximum(scales, 1e-12))
+    return np.asarray(np.hypot(parallel, SCALE_SPREAD * np.sqrt(larger)), dtype=np.float64)

@@ -63,6 +63,8 @@ class Evidence:
     """Parallelism is counted in vCPUs, else in nodes."""
     other_inputs: float
     """Further spread of ln(runtime), because an input other than the scale is asked about outside what was measured."""
+    frame: pd.DataFrame
+    """The rows of the runs table that the points stand for, in their order."""
 
 
 def target_points(
@@ -83,8 +85,9 @@ def relative_speed(problem: Problem, family: pd.Series | npt.NDArray[np.object_]
     return np.where(np.isnan(speed), 1.0, speed)
 
 
-def run_points(problem: Problem, runs: Runs, warnings: list[str]) -> Evidence:
-    """Completed and stopped runs as arrays.
+def run_points(problem: Problem, runs: Runs, warnings: list[str], *, every_input: bool = False) -> Evidence:
+    """Completed and stopped runs as arrays: those at the other inputs asked about where they are enough, unless
+    `every_input` (for a model that uses all inputs).
 
     Raises
     ------
@@ -110,7 +113,9 @@ def run_points(problem: Problem, runs: Runs, warnings: list[str]) -> Evidence:
         )
     vcpus = _vcpus_per_node(problem, frame)
     total = frame["node_count"].to_numpy(float) * np.nan_to_num(vcpus, nan=1.0)
-    chosen, other_inputs = _at_inputs(problem, runs, frame, scale, total, warnings)
+    chosen, other_inputs = np.ones(len(frame), dtype=bool), 0.0
+    if not every_input:
+        chosen, other_inputs = _at_inputs(problem, runs, frame, scale, total, warnings)
     frame, scale, vcpus = frame[chosen].reset_index(drop=True), scale[chosen], vcpus[chosen]
     names = frame["instance_type"].to_numpy(object)
     local = names == "local"
@@ -142,7 +147,24 @@ def run_points(problem: Problem, runs: Runs, warnings: list[str]) -> Evidence:
         instance_type=names,
         family=np.where(pd.isna(family), names, family),
     )
-    return Evidence(points, unknown, by_vcpu, other_inputs)
+    return Evidence(points, unknown, by_vcpu, other_inputs, frame)
+
+
+def proposals(points: Points) -> str:
+    """What to measure so that a scaling model is determined, in words: runs whose scale and vCPUs are not all alike.
+
+    Says which of the two never varied, and names runs next to those there are.
+    """
+    done = ~points.censored
+    if not done.any():
+        return "measure, for example, scales 0.1, 0.2 and 0.4 of the input on one small machine"
+    scale, nodes, vcpus = points.scale[done], points.machines[done], points.vcpus[done]
+    total = nodes * vcpus
+    constant = [n for n, v in (("input scale", scale), ("number of vCPUs", total)) if len(np.unique(v)) == 1]
+    s, m, c = scale.max(), nodes.max(), vcpus[nodes.argmax()]
+    said = f"every run has the same {' and the same '.join(constant)}: " if constant else ""
+    other = f"{2 * m:g} nodes" if m > 1 else f"{2 * c:g} vCPUs"
+    return f"{said}measure also, for example, scale {s / 2:g} on {m * c:g} vCPUs, scale {s / 4:g} there, and scale {s / 2:g} on {other}"
 
 
 def _vcpus_per_node(problem: Problem, frame: pd.DataFrame) -> Array:

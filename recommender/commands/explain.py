@@ -1,0 +1,41 @@
+"""`recommender explain`."""
+
+from __future__ import annotations
+
+import json
+from enum import StrEnum
+from typing import Annotated
+
+import typer
+
+from recommender.commands.options import Asked, StrategyName, asks
+
+
+class Form(StrEnum):
+    """How an explanation is printed."""
+
+    TABLE = "table"
+    JSON = "json"
+
+
+@asks
+def explain(
+    asked: Asked,
+    candidate: Annotated[str, typer.Option(help="Instance type to explain.", show_default=False)],
+    nodes: Annotated[int, typer.Option(min=1, help="Its number of nodes.")] = 1,
+    strategy: StrategyName = "auto",
+    form: Annotated[Form, typer.Option("--format", help="Form of the answer.")] = Form.TABLE,
+) -> None:
+    """Say what one candidate's prediction is made of, which runs it rests on, and what would change the answer.
+
+    Example: recommender explain runs.csv --candidate m6i.xlarge --nodes 4
+    """
+    from recommender.explanation import explain as explained
+    from recommender.report.explanations import explanation_as_text
+
+    problem, runs = asked.build()
+    found = explained(problem, runs, instance_type=candidate, node_count=nodes, strategy_name=strategy)
+    if form is Form.JSON:
+        typer.echo(json.dumps(found.to_dict(), indent=2, allow_nan=False, ensure_ascii=False))
+    else:
+        typer.echo(explanation_as_text(found), nl=False)

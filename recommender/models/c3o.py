@@ -1,0 +1,318 @@
+"""C3O (Will, Thamsen, Bader, Bilal, Kao 2021): of several models, the one that predicts left-out runs best.
+
+Notation
+--------
+s, m, c, q, v, θ   as in `recommender.models.ernest`; x(s, m, c, q) its terms      t  runtime in s, median of repetitions
+z  what else describes a run: inputs, application parameters, family; logarithms where positive
+y = ln(t v)        e_i  ln(predicted/observed) of point i while it is left out      g  stochastic gradient boosting
+
+    ernest     y = ln θ·x(s, m, c, q)
+    factored   y = ln θ·x(1, m, c, q) + b·z        scale-out x inputs: the paper's "optimistic" model
+    boosting   y = g(ln m, ln c, z)
+    and the first two corrected by boosting their residuals
+
+The paper takes a cubic in m for the scale-out and adds a boosted pair; here the scale-out term is Ernest's, which stays
+sane beyond what was measured, and residuals are boosted. Errors are those of ln t, because noise is multiplicative. The
+spread is the finite-sample quantile of |e_i| (`recommender.models.conformal`), so a biased model is a wide one: the
+paper's tolerance adds the mean of predicted − observed, which has the wrong sign.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+
+from recommender.errors import InsufficientEvidenceError
+from recommender.models import ASSUMED, MODELLED, Array, Prediction, repetition_noise, with_measurements
+from recommender.models.conformal import spread_of
+from recommender.models.descriptions import describe
+from recommender.models.ernest import (
+    CLUSTER_FAMILY_SPREAD,
+    FAMILY_SPREAD,
+    LOCAL_SPREAD,
+    MINIMUM_POINTS,
+    MISFIT,
+    UNKNOWN_CPU_SPREAD,
+    UNRATED_SPREAD,
+    UNSEEN_PARALLEL_SPREAD,
+    extrapolations,
+    features,
+    outside,
+    solve,
+)
+from recommender.models.memory import MemoryLimit
+from recommender.models.points import Evidence, proposals, relative_speed, run_points, target_points
+from recommender.problem import Problem
+from recommender.runs import Runs
+
+MOST_LEFT_OUT, FOLDS = 20, 10
+"""Points left out one at a time; of more, a tenth at a time."""
+BOOSTED_POINTS, MOST_POINTS = 10, 2000
+"""Fewest points that are boosted, and most that are fitted: of more, every k-th."""
+OUTLIER = float(np.log(3.0))
+"""|e| from which a point is named as an outlier."""
+RIDGE, SWEEPS = 0.1, 20
+"""Weight of the prior b ~ 0 per standardised column, and sweeps of the alternating fit of `factored`."""
+
+
+@dataclass(frozen=True)
+class Table:
+    """Points or candidates as numbers, shape (n, ...)."""
+
+    work: Array
+    """x(s, m, c, q), (n, 5)."""
+    parallel: Array
+    """x(1, m, c, q) without its last column, (n, 4)."""
+    size: Array
+    """ln m, ln c, (n, 2)."""
+    z: Array
+    """(n, k)."""
+    y: Array
+    """ln(t v), (n,); NaN of candidates."""
+
+    def take(self, rows: npt.NDArray[np.bool_] | npt.NDArray[np.intp]) -> Table:
+        """Return some rows."""
+        return Table(*(getattr(self, name)[rows] for name in self.__dataclass_fields__))
+
+
+Believer = Callable[[Table], Array]
+Fitter = Callable[[Table], Believer]
+
+
+def ernest(table: Table) -> Believer:
+    """y = ln θ·x, θ ≥ 0, least squares of relative residuals."""
+    theta = solve(table.work, np.exp(table.y))
+    return lambda other: np.log(np.maximum(other.work @ theta, 1e-9))
+
+
+def factored(table: Table) -> Believer:
+    """y = ln θ·x(1, ·) + b·z: each factor fitted in turn to what the other leaves, b by ridge regression."""
+    mean, spread = table.z.mean(axis=0), table.z.std(axis=0)
+    size = np.where(spread > 1e-9, spread, np.inf)  # a column that does not vary here teaches nothing
+    z = (table.z - mean) / size
+    gram = z.T @ z + RIDGE * np.eye(z.shape[1])
+    b = np.zeros(z.shape[1])
+    for _ in range(SWEEPS):
+        theta = solve(table.parallel, np.exp(table.y - z @ b))
+        b = np.linalg.solve(gram, z.T @ (table.y - np.log(np.maximum(table.parallel @ theta, 1e-9))))
+    return lambda other: np.log(np.maximum(other.parallel @ theta, 1e-9)) + (other.z - mean) / size @ b
+
+
+def boosting(table: Table) -> Believer:
+    """y = g(ln m, ln c, z): 100 trees of depth 3, each on half of the points (Friedman 2002)."""
+    from sklearn.ensemble import GradientBoostingRegressor  # type: ignore[import-untyped]
+
+    trees = GradientBoostingRegressor(n_estimators=100, learning_rate=0.1, max_depth=3, subsample=0.5, random_state=0)
+    trees.fit(np.column_stack([table.size, table.z]), table.y)
+    return lambda other: np.asarray(trees.predict(np.column_stack([other.size, other.z])))
+
+
+def corrected(base: Fitter) -> Fitter:
+    """`base`, and boosting of what it leaves."""
+
+    def fit(table: Table) -> Believer:
+        first = base(table)
+        rest = boosting(replace(table, y=table.y - first(table)))
+        return lambda other: first(other) + rest(other)
+
+    return fit
+
+
+MODELS: dict[str, Fitter] = {
+    "ernest": ernest,
+    "factored": factored,
+    "boosting": boosting,
+    "ernest, corrected by boosting": corrected(ernest),
+    "factored, corrected by boosting": corrected(factored),
+}
+
+
+def held_out(fitter: Fitter, table: Table, group: npt.NDArray[np.intp]) -> Array:
+    """e_i of every point, its group (or its tenth of the groups) left out; clipped to a factor of e³ either way."""
+    _, of = np.unique(group, return_inverse=True)
+    n = int(of.max()) + 1
+    fold = (np.arange(n) if n <= MOST_LEFT_OUT else np.random.default_rng(0).permutation(n) % FOLDS)[of]
+    error = np.empty(len(table.y))
+    for f in np.unique(fold):
+        out = fold == f
+        error[out] = fitter(table.take(~out))(table.take(out)) - table.y[out]
+    return np.clip(error, -3.0, 3.0)
+
+
+@dataclass(frozen=True)
+class Choice:
+    """The model chosen, fitted to all points, and how all of them did."""
+
+    name: str
+    believer: Believer
+    errors: dict[str, Array]
+    """Model -> e of every point."""
+    group: npt.NDArray[np.intp]
+    """What was left out together, one number a point."""
+
+    @property
+    def error(self) -> Array:
+        """e of the chosen model."""
+        return self.errors[self.name]
+
+    @property
+    def spread(self) -> float:
+        """Spread of ln t of a point like those left out."""
+        return spread_of(self.error, self.group)
+
+
+def choose(table: Table, stopped: npt.NDArray[np.bool_], group: npt.NDArray[np.intp] | None = None) -> Choice:
+    """Fit the model of the least mean |e|; boosting takes part from BOOSTED_POINTS points on.
+
+    `group`: points to be left out together (all of one input, where a new one is asked about); None: each alone.
+    A point that was only ever stopped joins the fit at its limit where the model says less.
+    """
+    done = table.take(~stopped)
+    left = (np.arange(len(table.y)) if group is None else group)[~stopped]
+    names = [n for n in MODELS if "boosting" not in n or len(done.y) >= BOOSTED_POINTS]
+    errors = {name: held_out(MODELS[name], done, left) for name in names}
+    best = min(names, key=lambda name: (round(float(np.mean(np.abs(errors[name]))), 9), names.index(name)))
+    believer = MODELS[best](done)
+    news = stopped & (believer(table) < table.y)
+    return Choice(best, MODELS[best](table.take(~stopped | news)) if news.any() else believer, errors, left)
+
+
+@dataclass(frozen=True)
+class C3O:
+    """Predicts every configuration by the model that predicts left-out runs of the workload best."""
+
+    def predict(self, problem: Problem, runs: Runs) -> Prediction:
+        """Runtime of every configuration at the input asked about.
+
+        Raises
+        ------
+        InsufficientEvidenceError
+            With completed runs at fewer than three distinct points.
+        """
+        warnings: list[str] = []
+        memory = MemoryLimit.of(problem, runs)
+        evidence = run_points(problem, runs, warnings, every_input=True)
+        table, stopped, asked = tables(problem, evidence, warnings)
+        choice = choose(table, stopped, asked.group)
+        points, table_c = evidence.points, problem.configurations
+        target = target_points(problem, table_c, evidence)
+        families = table_c["family"].where(table_c["family"] != "", table_c["instance_type"]).to_numpy(object)
+        cluster = bool((points.machines > 1).any())
+        seen = np.isin(families, np.unique(points.family.astype(str))) & (not evidence.unknown_cpu)
+        effect = _family_spread(problem, evidence, families, seen)
+        beyond = np.hypot(outside(points.machines * points.vcpus, points.scale, target), asked.further)
+        alone = (target[1] > 1) & (not cluster)  # nothing says that the program can use more than one machine
+        beyond = np.where(alone, np.hypot(beyond, UNSEEN_PARALLEL_SPREAD * np.log2(target[1])), beyond)
+        warnings.extend(extrapolations(points, target))
+        error = float(np.mean(np.abs(np.expm1(choice.error))))
+        if error > MISFIT:
+            warnings.append(
+                f"misfit: held-out runs are predicted with {error:.0%} mean error by the best of {len(choice.errors)} models "
+                f"({choice.name}), so measure the configuration you intend to use"
+            )
+        far = int((np.abs(choice.error) > OUTLIER).sum())
+        if far:
+            warnings.append(
+                f"outlier: {far} of {len(choice.error)} points are {np.exp(OUTLIER):.0f} x or more from what the others say of "
+                f"them (the farthest {np.exp(np.abs(choice.error).max()):.0f} x); the spread is wider for all, so check them"
+            )
+        own = max(choice.spread, repetition_noise(runs))
+        log_t = choice.believer(asked.table) - np.log(relative_speed(problem, table_c["family"]))
+        known = seen & ~alone & ~asked.assumed
+        said = f"by {choice.name}: {error:.1%} mean error on {len(choice.error)} points left out in turn"
+        prediction = Prediction(
+            log_runtime=log_t,
+            spread=np.sqrt(own**2 + effect**2 + beyond**2),
+            evidence=np.where(known, MODELLED, ASSUMED).astype(np.int8),
+            family_spread=effect,
+            completing=np.ones(len(log_t)),
+            excluded=memory.excluded,
+            reasons=memory.reasons,
+            warnings=tuple(dict.fromkeys(warnings)),
+            binding=lambda i: said + memory.remark(i),
+            terms=lambda i: {f"what {choice.name} says": float(np.exp(log_t[i]))},
+        )
+        result = with_measurements(prediction, problem, runs)
+        return replace(result, family_spread=np.minimum(result.family_spread, result.spread))
+
+
+def _family_spread(
+    problem: Problem, evidence: Evidence, families: npt.NDArray[np.object_], seen: npt.NDArray[np.bool_]
+) -> Array:
+    """Spread of ln t because a candidate's family was not run, or only on a profiling machine like it."""
+    points = evidence.points
+    prior = CLUSTER_FAMILY_SPREAD if (points.machines > 1).any() else FAMILY_SPREAD
+    unrated = ~np.isin(families, problem.catalogue.rated.index)
+    unseen = UNKNOWN_CPU_SPREAD if evidence.unknown_cpu else np.hypot(prior, np.where(unrated, UNRATED_SPREAD, 0.0))
+    local = LOCAL_SPREAD if (points.instance_type == "local").all() else 0.0
+    return np.asarray(np.where(seen, local, unseen), dtype=float)
+
+
+def tables(problem: Problem, evidence: Evidence, warnings: list[str]) -> tuple[Table, npt.NDArray[np.bool_], Asked]:
+    """The distinct points; which of them were only ever stopped (their y is the longest limit); the candidates.
+
+    Raises
+    ------
+    InsufficientEvidenceError
+        With fewer than three distinct points that completed.
+    """
+    points = evidence.points
+    key, first, at = np.unique(points.key, return_index=True, return_inverse=True)
+    log_t = pd.Series(np.log(points.runtime_s * points.speed))
+    done = log_t.where(~points.censored).groupby(at).median().to_numpy(float)
+    stopped = np.isnan(done)
+    if int((~stopped).sum()) < MINIMUM_POINTS:
+        raise InsufficientEvidenceError(
+            f"c3o needs completed runs at {MINIMUM_POINTS} distinct points at least (type x nodes x inputs); found "
+            f"{int((~stopped).sum())}; {proposals(points)}"
+        )
+    y = np.where(stopped, log_t.groupby(at).max().to_numpy(float), done)
+    if len(key) > MOST_POINTS:
+        step = -(-len(key) // MOST_POINTS)
+        warnings.append(f"fitted to every {step}th of the {len(key):,} points")
+        first, y, stopped = first[::step], y[::step], stopped[::step]
+    said = describe(problem, evidence, first, warnings)
+    own = (points.scale[first], points.machines[first], points.vcpus[first], points.units[first])
+    target = target_points(problem, problem.configurations, evidence)
+    candidates = _table(target, said.asked, np.full(len(said.asked), np.nan, dtype=np.float64))
+    group = _inputs_of(problem, evidence.frame.iloc[first])
+    return _table(own, said.run, y), stopped, Asked(candidates, said.further, said.assumed, group)
+
+
+def _inputs_of(problem: Problem, frame: pd.DataFrame) -> npt.NDArray[np.intp] | None:
+    """A number for the input of each run; None where the one asked about was run, or they are fewer than three."""
+    columns = [c for c in problem.inputs if c in frame]
+    if not columns:
+        return None
+    group = np.asarray(frame.groupby(columns, dropna=False).ngroup(), dtype=np.intp)
+    asked = np.array([problem.inputs[c] for c in columns])
+    run = np.isclose(frame[columns].to_numpy(float), asked, rtol=1e-9).all(axis=1).any()
+    return None if run or group.max() < MINIMUM_POINTS - 1 else group
+
+
+@dataclass(frozen=True)
+class Asked:
+    """The candidates, and what is asked of them that the runs do not say; arrays of shape (configurations,)."""
+
+    table: Table
+    further: Array
+    """Spread of ln t because a value outside those of the runs is asked about."""
+    assumed: npt.NDArray[np.bool_]
+    """Whether the runs say nothing of a value asked about."""
+    group: npt.NDArray[np.intp] | None
+    """Of each point, its input, where the input asked about was not run and there are several; else None."""
+
+
+def _table(at: tuple[Array, Array, Array, Array], z: Array, y: Array) -> Table:
+    scale, machines, vcpus, units = at
+    return Table(
+        work=features(scale, machines, vcpus, units),
+        parallel=features(np.ones_like(machines), machines, vcpus, units)[:, :4],
+        size=np.log(np.stack([machines, vcpus], axis=1)),
+        z=z,
+        y=y,
+    )

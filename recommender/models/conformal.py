@@ -1,0 +1,169 @@
+"""Conformal calibration (Vovk, Gammerman, Shafer 2005): intervals that hold the truth as often as they say.
+
+Notation
+--------
+μ, σ   a model's mean and spread of ln t        u = |ln t − μ|/σ   score of a run that the model did not see
+G      groups (workloads) that were left out    α = 1 − LEVEL      z = Φ⁻¹(1 − α/2), the normal's half width
+
+    factor = Q/z,   Q the weighted quantile of the scores, a score of group k weighing 1/((G + 1) n_k) and +∞ 1/(G + 1)
+
+A score of one group says little about its own neighbours, so a new workload is exchangeable with groups, not with runs
+(hierarchical conformal prediction: Dunn, Wasserman, Ramdas 2022). Below G = 1/α − 1 the quantile is infinite: the largest
+score is then raised by t_G(1 − α/2)/z, which is our choice. σ times the factor has intervals that cover 1 − α.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+import numpy.typing as npt
+from scipy.special import ndtri, stdtrit
+
+from recommender.errors import InsufficientEvidenceError
+from recommender.models import MEASURED, Array, PerformanceModel, Prediction, configuration_rows, measured
+from recommender.problem import Problem
+from recommender.runs import Runs
+
+LEVEL = 0.9
+"""Coverage that is calibrated: that of the central interval in which a run ends with this probability."""
+MOST_GROUPS = 40
+"""Workloads of the archive that are asked about in turn; of more, as many, evenly spaced in the order of their names."""
+FEWEST_SCORES = 2
+"""A workload with fewer runs left to predict says too little."""
+
+
+def quantile(scores: Array, groups: npt.NDArray[np.intp], level: float = LEVEL) -> float:
+    """Q: what a score of a new group does not exceed with probability `level`; shapes (n,) and (n,).
+
+    Raises
+    ------
+    InsufficientEvidenceError
+        Without scores.
+    """
+    if not len(scores):
+        raise InsufficientEvidenceError("there is no run left out to calibrate an interval on")
+    _, group, size = np.unique(groups, return_inverse=True, return_counts=True)
+    count = len(size)
+    order = np.argsort(scores, kind="stable")
+    reached = np.cumsum((1.0 / size[group])[order]) / (count + 1)
+    at = int(np.searchsorted(reached, level - 1e-12))
+    if at < len(scores):
+        return float(scores[order[at]])
+    tail = 0.5 + level / 2
+    return float(scores.max() * stdtrit(count, tail) / ndtri(tail))
+
+
+def spread_of(errors: Array, groups: npt.NDArray[np.intp], level: float = LEVEL) -> float:
+    """σ whose normal interval of `level` holds an error of a new group: the finite-sample quantile of |errors| over z."""
+    return quantile(np.abs(errors), groups, level) / float(ndtri(0.5 + level / 2))
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """How often a model's intervals held what it did not see."""
+
+    factor: float
+    """What the spread is multiplied by; 1 where there was nothing to calibrate on."""
+    groups: int
+    """Workloads left out."""
+    scores: int
+    """Runs predicted."""
+    covered: float
+    """Share of those inside the uncalibrated interval of LEVEL; NaN without any."""
+
+
+@dataclass(frozen=True)
+class Conformal:
+    """A model whose spread is scaled until its intervals held what was left out of the archive, by workload."""
+
+    model: PerformanceModel
+    level: float = LEVEL
+
+    def predict(self, problem: Problem, runs: Runs) -> Prediction:
+        """The model's prediction with a calibrated spread; measured configurations keep theirs.
+
+        Each workload of the archive is asked about as this one is, with as many runs and without the others: its own
+        runs at the same configurations where it has them. Raises what the model raises.
+        """
+        prediction = self.model.predict(problem, runs)
+        found = calibrate(self.model, problem, runs, self.level)
+        if not found.groups:
+            return prediction
+        factor = np.where(prediction.evidence == MEASURED, 1.0, found.factor)
+        said = (
+            f"intervals are scaled by {found.factor:.2g}: of {found.scores} runs of {found.groups} other workloads left out in "
+            f"turn, {found.covered:.0%} were inside their {self.level:.0%} interval"
+        )
+        few = found.groups + 1 < 1 / (1 - self.level)
+        said += "; they are too few to know the tail, so it is widened" if few else ""
+        return replace(
+            prediction,
+            spread=np.maximum(prediction.spread * factor, prediction.noise),  # a run's own noise is known
+            family_spread=prediction.family_spread * factor,
+            warnings=(*prediction.warnings, said),
+        )
+
+
+def calibrate(model: PerformanceModel, problem: Problem, runs: Runs, level: float = LEVEL) -> Calibration:
+    """Scores of the archive's workloads, each predicted from as many runs as the workload asked about has."""
+    half = float(ndtri(0.5 + level / 2))
+    nothing = Calibration(1.0, 0, 0, float("nan"))
+    if problem.archive is None or not len(problem.archive):
+        return nothing
+    names = sorted(problem.archive.workloads)
+    names = [names[i] for i in np.unique(np.linspace(0, len(names) - 1, MOST_GROUPS).astype(int))]
+    here = set(configuration_rows(problem, runs.completed).tolist()) - {-1}
+    scores, groups = [], []
+    for k, name in enumerate(names):
+        own = held_out_scores(model, problem, name, here)
+        if len(own) >= FEWEST_SCORES:
+            scores.append(own)
+            groups.append(np.full(len(own), k))
+    if not scores:
+        return nothing
+    every = np.concatenate(scores)
+    factor = quantile(every, np.concatenate(groups), level) / half
+    return Calibration(max(factor, 1e-3), len(scores), len(every), float(np.mean(every <= half)))
+
+
+def held_out_scores(model: PerformanceModel, problem: Problem, name: str, here: set[int]) -> Array:
+    """u of the runs of one workload of the archive that are not at the configurations `here`, where those are known."""
+    archive = problem.archive
+    if archive is None:
+        return np.empty(0)
+    mine = archive.of(name)
+    inputs = _largest_input(mine)
+    at = np.ones(len(mine), dtype=bool)
+    for column, value in inputs.items():
+        at &= np.isclose(mine.frame[column].to_numpy(float), value, rtol=1e-9)
+    rows = configuration_rows(problem, mine.frame)
+    given = np.isin(rows, list(here)) | (rows < 0) | ~at
+    keep = mine.frame[given]
+    known = Runs(
+        keep.drop(columns=[c for c in (*mine.inputs, *mine.metrics) if keep[c].isna().all()]).reset_index(drop=True)
+    )
+    asked = replace(
+        problem, workload=name, archive=archive.without(name), inputs=inputs, deadline_s=None, budget_usd=None
+    )
+    rest = mine.frame[~given & (mine.frame["status"] == "completed").to_numpy()].reset_index(drop=True)
+    if not len(rest):
+        return np.empty(0)
+    try:
+        prediction = model.predict(asked, known)
+    except InsufficientEvidenceError:
+        return np.empty(0)
+    log_t = measured(asked, Runs(rest)).log_runtime
+    has = np.isfinite(log_t) & np.isfinite(prediction.log_runtime) & (prediction.evidence != MEASURED)
+    result: Array = np.abs(log_t[has] - prediction.log_runtime[has]) / prediction.spread[has]
+    return result
+
+
+def _largest_input(runs: Runs) -> dict[str, float]:
+    """The input with most completed runs of a workload; the largest of those."""
+    frame = runs.completed
+    columns = [c for c in runs.inputs if frame[c].notna().any()]
+    if not columns or not len(frame):
+        return {}
+    counted = frame.groupby(columns).size().reset_index(name="n").sort_values(["n", *columns]).iloc[-1]
+    return {c: float(counted[c]) for c in columns}

@@ -1,0 +1,219 @@
+"""Designs, intervals, deadlines and speed of the regression strategies on public data, as markdown.
+
+    python tools/bench_regression.py [--only design] [--workloads 40] [--mirror DIR]
+
+A C3O *context* is one job on one machine type with one set of inputs, run on 2 to 12 nodes: as a workload of its own it is
+what a user has who runs one job, the other contexts being the archive.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from scipy.special import ndtri
+
+from recommender.datasets import Dataset, fetch_dataset
+from recommender.models import MEASURED, PerformanceModel, measured
+from recommender.models.c3o import C3O
+from recommender.models.conformal import LEVEL, Conformal
+from recommender.models.ernest import Ernest, features, solve
+from recommender.models.yardsticks import ColumnMean
+from recommender.problem import build_problem
+from recommender.runs import Runs
+from recommender.search.experiment_design import a_optimal, chosen
+
+SAME_AS_SIZE = {"input.size_gib", "input.lines", "input.observations", "input.links", "input.pages"}
+PRICES = {"c4.2xlarge": 0.398, "m4.2xlarge": 0.4, "r4.2xlarge": 0.532, "r4.xlarge": 0.266}
+Z95 = float(ndtri(0.5 + LEVEL / 2))
+SHARES = (0.15, 0.25, 0.4)
+
+
+def design(c3o: Dataset) -> str:
+    """A-optimal against evenly spaced and random runs of the smaller inputs, judged at the largest one."""
+    assert c3o.runs is not None
+    found = []
+    for (job, kind), frame in c3o.runs.frame.groupby(["workload", "instance_type"]):
+        others = [c for c in c3o.runs.inputs if c not in SAME_AS_SIZE and frame[c].notna().any()]
+        groups = [g for _, g in frame.groupby(others)] if others else [frame]
+        for group in groups:
+            point = group.groupby(["input.size_gib", "node_count"], as_index=False)["runtime_s"].median()
+            if point["input.size_gib"].nunique() < 3:
+                continue
+            found += list(_designs(str(job), point, PRICES[str(kind)]))
+    table = pd.DataFrame(
+        found,
+        columns=["job", "cost of", "runs", "a", "even", "random", "even at the cost", "usd a", "usd even", "contexts"],
+    )
+    lines = [
+        "Smaller inputs of one C3O context (same machine type and other inputs) are experiments; Ernest's four terms are fitted",
+        "to those chosen and asked about the largest input on every number of nodes. Budgets are 15, 25 and 40 % of what all of",
+        "the smaller inputs cost, with the cost of an experiment its USD, its run time, or the paper's (s/s_min)/m. *Even*: as many",
+        "runs, evenly spaced over the list by size and nodes; *even, same cost*: as many evenly spaced ones as the A-optimal",
+        "runs' USD pay for; *random*: as many, mean of 20 draws. Mean |predicted/truth − 1|, and USD of the runs.",
+        "",
+        "| job | budget in | designs | runs | A-optimal | even | even, same cost | random | USD A-optimal | USD even |",
+        "|---|---|---:|---:|---:|---:|---:|---:|---:|---:|",
+    ]
+    for (job, unit), part in [
+        *table.groupby(["job", "cost of"], sort=True),
+        *[(("all", unit), part) for unit, part in table.groupby("cost of")],
+    ]:
+        mean = part.mean(numeric_only=True)
+        lines.append(
+            f"| {job} | {unit} | {len(part)} | {mean['runs']:.1f} | {mean['a']:.1%} | {mean['even']:.1%} "
+            f"| {mean['even at the cost']:.1%} | {mean['random']:.1%} | ${mean['usd a']:.2f} | ${mean['usd even']:.2f} |"
+        )
+    return "\n".join(lines)
+
+
+def _designs(job: str, point: pd.DataFrame, usd_per_hour: float) -> list[tuple[object, ...]]:
+    size, nodes, t = (point[c].to_numpy(float) for c in ("input.size_gib", "node_count", "runtime_s"))
+    x = features(size, nodes, np.ones_like(nodes), nodes)[:, :4]
+    full = size == size.max()
+    small = np.flatnonzero(~full)
+    usd = t[small] * nodes[small] * usd_per_hour / 3600
+    paper = size[small] / size.min() / nodes[small]
+
+    def error(rows: np.ndarray) -> float:
+        at = small[rows]
+        return float(np.mean(np.abs(x[full] @ solve(x[at], t[at]) / t[full] - 1)))
+
+    def even(count: int) -> np.ndarray:
+        return np.unique(np.linspace(0, len(small) - 1, count).round().astype(int))
+
+    found: list[tuple[object, ...]] = []
+    for unit, cost in (("USD", usd), ("run time", t[small]), ("(s/s_min)/m", paper)):
+        for share in SHARES:
+            budget = share * float(cost.sum())
+            kept = chosen(a_optimal(x[small], cost, budget), cost, budget)
+            if len(kept) < 3:
+                continue
+            spent = float(usd[kept].sum())
+            paid = [k for k in range(1, len(small) + 1) if usd[even(k)].sum() <= spent]
+            rng = np.random.default_rng(0)
+            random = np.mean([error(rng.choice(len(small), len(kept), replace=False)) for _ in range(20)])
+            same = error(even(max(paid))) if paid else float("nan")
+            other = even(len(kept))
+            found.append(
+                (job, unit, len(kept), error(kept), error(other), random, same, spent, float(usd[other].sum()), 1)
+            )
+    return found
+
+
+def contexts(c3o: Dataset) -> Runs:
+    """C3O with every context a workload of its own."""
+    assert c3o.runs is not None
+    frame = c3o.runs.frame.copy()
+    number = frame.groupby(c3o.runs.inputs, dropna=False).ngroup().astype(str)
+    frame["workload"] = frame["workload"] + "/" + frame["instance_type"] + "/" + number
+    return Runs.from_frame(frame.drop(columns=c3o.runs.inputs))
+
+
+def intervals(c3o: Dataset, lumos: Dataset, count: int) -> str:
+    """Coverage on held-out workloads before and after calibration, and how often recommended deadlines are met."""
+    assert lumos.runs is not None
+    kinds = sorted(lumos.runs.frame["instance_type"].unique())
+    reference = [kinds[i] for i in (5, len(kinds) // 2, len(kinds) - 5)]
+    cases = [
+        ("C3O contexts, 2 to 6 nodes given", contexts(c3o), c3o.candidates, "nodes", Ernest()),
+        ("C3O contexts, 2 to 6 nodes given", contexts(c3o), c3o.candidates, "nodes", C3O()),
+        ("Lumos, 3 machines given", lumos.runs, lumos.candidates, reference, ColumnMean()),
+    ]
+    lines = [
+        f"Every {count}-th part of the workloads is asked about in turn with the others as its archive; a run is inside when the",
+        "central 90 % interval holds it. Deadlines: 0.9 to 1.5 x each true runtime; the cheapest configuration (of those not",
+        "measured) whose 95 % quantile meets the deadline is taken; *met*: how often the truth did.",
+        "",
+        "| data | model | workloads | runs | inside, as the model says | inside, calibrated | below the 95 % quantile | deadlines answered | met |",
+        "|---|---|---:|---:|---:|---:|---:|---:|---:|",
+    ]
+    for name, runs, candidates, given, model in cases:
+        assert candidates is not None
+        plain, wrapped, below, answered, met, workloads = [], [], [], 0, 0, 0
+        names = sorted(runs.workloads)
+        for workload in [names[i] for i in np.random.default_rng(0).permutation(len(names))[:count]]:
+            mine = runs.of(workload).frame
+            few = mine["node_count"] <= 6 if given == "nodes" else mine["instance_type"].isin(given)
+            if few.all() or not few.any():
+                continue
+            archive = runs.without(workload)
+            problem, own = build_problem(
+                Runs(mine[few].reset_index(drop=True)), workload=workload, archive=[archive], candidates=candidates
+            )
+            before, after = (m.predict(problem, own) for m in (model, Conformal(model)))
+            truth = measured(problem, Runs(mine[~few].reset_index(drop=True))).log_runtime
+            has = np.isfinite(truth) & (after.evidence != MEASURED)
+            gap = (truth - after.log_runtime)[has]
+            plain += list(np.abs(gap) <= Z95 * before.spread[has])
+            wrapped += list(np.abs(gap) <= Z95 * after.spread[has])
+            below += list(gap <= Z95 * after.spread[has])
+            workloads += 1
+            usd = problem.candidates.configurations["node_count"].to_numpy(float)[has] * np.exp(after.log_runtime[has])
+            upper = after.log_runtime[has] + Z95 * after.spread[has]
+            for deadline in np.log(np.outer(np.exp(truth[has]), (0.9, 1.0, 1.2, 1.5)).ravel()):
+                meets = upper <= deadline
+                if meets.any():
+                    pick = int(np.flatnonzero(meets)[np.argmin(usd[meets])])
+                    answered, met = answered + 1, met + int(truth[has][pick] <= deadline)
+        lines.append(
+            f"| {name} | {type(model).__name__} | {workloads} | {len(plain)} | {np.mean(plain):.1%} | {np.mean(wrapped):.1%} "
+            f"| {np.mean(below):.1%} | {answered} | {met / max(answered, 1):.1%} |"
+        )
+    return "\n".join(lines)
+
+
+def speed(c3o: Dataset) -> str:
+    """Fitting 10,000 runs, and answering 1,000 candidates from runs that are few."""
+    rng = np.random.default_rng(0)
+    n = 10_000
+    frame = pd.DataFrame(
+        {
+            "workload": "job",
+            "instance_type": rng.choice(["m5.xlarge", "c5.xlarge", "r5.xlarge"], n),
+            "node_count": rng.integers(1, 33, n),
+            "input.scale": rng.uniform(0.1, 1.0, n).round(3),
+            "input.k": rng.integers(1, 40, n).astype(float),
+        }
+    )
+    frame["runtime_s"] = (20 + 900 * frame["input.scale"] / frame["node_count"] + frame["node_count"]) * frame[
+        "input.k"
+    ] ** 0.5
+    frame["runtime_s"] *= np.exp(rng.normal(0, 0.05, n))
+    lines = ["| model | runs | configurations | s, fit and predict |", "|---|---:|---:|---:|"]
+    models: tuple[PerformanceModel, ...] = (Ernest(), C3O())
+    for model in models:
+        for rows in (60, n):
+            problem, mine = build_problem(frame.head(rows), max_nodes=4)
+            start = time.process_time()
+            model.predict(problem, mine)
+            lines.append(
+                f"| {type(model).__name__} | {rows:,} | {len(problem.configurations):,} | {time.process_time() - start:.2f} |"
+            )
+    return "\n".join(["CPU seconds of one core, one repetition.", "", *lines])
+
+
+def main() -> None:
+    """Print every section."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--only", choices=["design", "intervals", "speed"], action="append")
+    parser.add_argument("--workloads", type=int, default=40, help="held-out workloads of each data set")
+    parser.add_argument("--mirror", type=Path, help="directory of the data sets (default: RECOMMENDER_DATASETS_MIRROR)")
+    parser.add_argument("--cache", type=Path, help="where the normalised tables are kept")
+    given = parser.parse_args()
+    wanted = given.only or ["design", "intervals", "speed"]
+    c3o = fetch_dataset("c3o", mirror=given.mirror, cache=given.cache)
+    if "design" in wanted:
+        print("### Designs for Ernest\n\n" + design(c3o) + "\n")
+    if "intervals" in wanted:
+        lumos = fetch_dataset("lumos", mirror=given.mirror, cache=given.cache)
+        print("### Intervals and deadlines on held-out workloads\n\n" + intervals(c3o, lumos, given.workloads) + "\n")
+    if "speed" in wanted:
+        print("### Speed\n\n" + speed(c3o))
+
+
+if __name__ == "__main__":
+    main()
