@@ -129,6 +129,22 @@ def c3o() -> str:
     return table.stdout.rstrip()
 
 
+def paris() -> str:
+    """Judge fingerprints on Lumos."""
+    table = subprocess.run(
+        [sys.executable, "tools/bench_paris.py"], cwd=ROOT, check=True, stdout=subprocess.PIPE, text=True
+    )
+    return table.stdout.rstrip()
+
+
+def transfer() -> str:
+    """Judge transfer across C3O's machine types."""
+    table = subprocess.run(
+        [sys.executable, "tools/bench_transfer.py"], cwd=ROOT, check=True, capture_output=True, text=True
+    )
+    return table.stdout.rstrip()
+
+
 SECTIONS: dict[str, tuple[str, Callable[[], str]]] = {
     "startup": ("Start-up", startup),
     "catalogue": ("Scoring the whole catalogue", catalogue),
@@ -138,6 +154,8 @@ SECTIONS: dict[str, tuple[str, Callable[[], str]]] = {
     "guarantee": ("Promises and stopping on Scout", guarantee),
     "lookahead": ("Search within a budget: Lynceus on its three jobs", lookahead),
     "c3o": ("C3O's selection on its own data", c3o),
+    "paris": ("PARIS on Lumos, one application left out", paris),
+    "transfer": ("Transfer across C3O's machine types", transfer),
 }
 
 

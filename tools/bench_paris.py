@@ -208,7 +208,7 @@ def main() -> None:
         print(
             "Lumos, each application left out in turn, each cloud by itself, objective runtime. Errors are over the\n"
             "configurations that were not measured, averaged over workloads (those on six types or more of the cloud);\n"
-            " regret is runtime of the choice over the best less one.\n"
+            "regret is runtime of the choice over the best less one.\n"
         )
         print(markdown(pd.DataFrame(found)) + "\n")
     print(speed())
