@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 
 import numpy as np
 import pandas as pd
@@ -66,6 +67,11 @@ class Candidates:
         """Columns that identify a configuration."""
         return ["instance_type", "node_count", *self.params]
 
+    @cached_property
+    def key_index(self) -> pd.MultiIndex:
+        """Index of the configurations by `key_columns`, made comparable; kept, since every question looks runs up in it."""
+        return pd.MultiIndex.from_frame(comparable(self.configurations[self.key_columns]))
+
     def configuration(self, row: int) -> Configuration:
         """One configuration, as plain values."""
         cells = self.configurations.iloc[row]
@@ -81,6 +87,19 @@ def _plain(value: object) -> object:
     """A parameter as plain Python: 32 for 32.0."""
     value = value.item() if isinstance(value, np.generic) else value
     return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
+def comparable(keys: pd.DataFrame) -> pd.DataFrame:
+    """Keys that are equal where their values are: one table may hold 32 as a number, the other as text beside `auto`."""
+
+    def plain(value: object) -> object:
+        try:
+            return float(value)  # type: ignore[arg-type]
+        except (TypeError, ValueError):
+            return value
+
+    texts = [c for c in keys if str(c).startswith("param.") and not pd.api.types.is_numeric_dtype(keys[c])]
+    return keys.astype(object).assign(**{str(c): keys[c].map(plain).astype(object) for c in texts})
 
 
 def with_parameters(candidates: Candidates, runs: Runs) -> Candidates:

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from recommender.commands import catalogue, datasets, evaluate, explain, profile, recommend, study, tune
+from recommender.commands import archive, catalogue, datasets, evaluate, explain, profile, recommend, study, tune
 from recommender.errors import RecommenderError
 
 app = typer.Typer(
@@ -27,6 +27,7 @@ app.command("tune")(tune.tune)
 app.add_typer(study.app, name="study")
 app.add_typer(catalogue.app, name="catalogue")
 app.add_typer(datasets.app, name="datasets")
+app.add_typer(archive.app, name="archive")
 app.command("strategies")(recommend.strategies)
 
 

@@ -5,10 +5,11 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import math
 import re
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from concurrent.futures import BrokenExecutor, as_completed
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal
@@ -18,7 +19,7 @@ import pandas as pd
 from recommender.checkpoint import Checkpoint, Key, Row
 from recommender.errors import InputError, RecommenderError, UnknownNameError, did_you_mean
 from recommender.pricing import PurchaseOption
-from recommender.problem import Objective
+from recommender.problem import Objective, check_runs_planned
 from recommender.replay import COLUMNS, Environment, GroupBy, Memory, environment, episode, recorded_configurations
 from recommender.runs import Runs, read_runs
 from recommender.strategies import Strategy, strategy
@@ -31,7 +32,7 @@ Progress = Callable[[int, int], None]
 
 YARDSTICKS = ("random", "column-mean", "best-fixed")
 """What must be beaten: part of every evaluation."""
-SEED_FREE = ("column-mean", "best-fixed", "price-only")
+SEED_FREE = ("column-mean", "best-fixed", "price-only", "selecta", "quasar", "neighbours")
 """Strategies whose replies do not depend on the seed: the same runs are not asked about twice."""
 SEEDS_PER_TASK = 5
 """Episodes that a worker computes before it reports, and that an interruption may cost."""
@@ -75,6 +76,9 @@ def evaluate(
     prices: pd.DataFrame | str | Path | None = None,
     purchase: PurchaseOption | None = None,
     region: str | None = None,
+    runs_planned: float | None = None,
+    search_budget_usd: float | None = None,
+    search_budget_runs: float | None = None,
     jobs: int = 1,
     out: str | Path | None = None,
 ) -> pd.DataFrame:
@@ -97,6 +101,9 @@ def evaluate(
         prices=prices,
         purchase=purchase,
         region=region,
+        runs_planned=runs_planned,
+        search_budget_usd=search_budget_usd,
+        search_budget_runs=search_budget_runs,
     )
     return run(planned, jobs=jobs, out=out)
 
@@ -115,6 +122,9 @@ def plan(
     prices: pd.DataFrame | str | Path | None = None,
     purchase: PurchaseOption | None = None,
     region: str | None = None,
+    runs_planned: float | None = None,
+    search_budget_usd: float | None = None,
+    search_budget_runs: float | None = None,
 ) -> Evaluation:
     """Read the tables and ask about every workload as if it were new.
 
@@ -132,6 +142,12 @@ def plan(
         Those asked about, by default all; the others still are archive.
     purchase
         How runs are paid that the table bills nothing for, and what strategies optimise; default on-demand.
+    runs_planned
+        Searches end when their next run is not worth its cost over this many runs, as in `build_problem`.
+
+    search_budget_usd, search_budget_runs
+        What an episode may spend on measuring: USD, or so many times the mean cost of a recorded run of the workload. No
+        strategy gets the result of a run that would pass it: see `recommender.replay.episode`.
 
     Raises
     ------
@@ -139,6 +155,8 @@ def plan(
         For unreadable tables, unknown names, values outside their range, and when no workload can be asked about.
     """
     _check(steps, seeds, deadline_quantile)
+    check_runs_planned(runs_planned, objective)
+    _check_search_budget(search_budget_usd, search_budget_runs)
     runs = runs if isinstance(runs, Runs) else read_runs(runs)
     table = recorded_configurations(runs) if candidates is None else candidates
     table = read_table(table, CANDIDATES)
@@ -165,7 +183,11 @@ def plan(
                 raise
             skipped.append(error)
         else:
-            worlds.append(world)
+            usd = search_budget_usd
+            if search_budget_runs is not None:
+                usd = search_budget_runs * float(world.cost_usd.mean())
+            asked = replace(world.problem, runs_planned=runs_planned, search_budget_usd=usd)
+            worlds.append(replace(world, problem=asked))
     if not worlds:
         raise skipped[0] if skipped else InputError("the runs table has no rows: there is nothing to replay")
     chosen = _with_yardsticks(strategies)
@@ -175,7 +197,12 @@ def plan(
         # Without addresses in memory, which differ from process to process.
         "strategies": re.sub(" at 0x[0-9a-f]+", "", json.dumps({n: repr(s) for n, s in chosen.items()})),
         "workloads": json.dumps([world.problem.workload for world in worlds]),
-        "options": json.dumps([objective, deadline_quantile, group_by, purchase and purchase.name, region]),
+        "options": json.dumps(
+            [
+                *(objective, deadline_quantile, group_by, purchase and purchase.name, region),
+                *(runs_planned, search_budget_usd, search_budget_runs),
+            ]
+        ),
         "steps": str(steps),
         "seeds": str(seeds),
     }
@@ -192,6 +219,14 @@ def _check(steps: int, seeds: int, deadline_quantile: float | None) -> None:
             raise InputError(f"{name} is {value}; a whole number from 1 to 1000000 is needed")
     if deadline_quantile is not None and not 0 <= deadline_quantile <= 1:
         raise InputError(f"the deadline quantile is {deadline_quantile}; a number from 0 to 1 is needed")
+
+
+def _check_search_budget(usd: float | None, runs: float | None) -> None:
+    if usd is not None and runs is not None:
+        raise InputError(f"the search budget is given as {usd} USD and as {runs} mean runs; give one of them")
+    for name, value in (("search budget in USD", usd), ("search budget in mean runs", runs)):
+        if value is not None and not 0 < value < math.inf:
+            raise InputError(f"the {name} is {value}; a positive finite number is needed")
 
 
 def _with_yardsticks(strategies: Sequence[str] | Mapping[str, Strategy]) -> dict[str, Strategy]:

@@ -17,6 +17,7 @@ from recommender.models import measured
 from recommender.problem import Problem
 from recommender.recommendation import NextRun
 from recommender.runs import Runs
+from recommender.search.stopping import over_budget
 from recommender.strategies import Strategy
 
 TRIED_S = 1.0
@@ -61,7 +62,10 @@ def batch(
     """
     found: list[NextRun] = []
     for _ in range(count):
-        proposed = chosen.suggest(problem, with_pending(problem, runs, [*pending, *found]))
+        believed = with_pending(problem, runs, [*pending, *found])
+        proposed = chosen.suggest(problem, believed)
+        if over_budget(problem, believed, proposed):
+            break
         if proposed is None or any(same(proposed, run) for run in (*pending, *found)):
             break
         plain = {"why": "proposed by the strategy", **vars(proposed)}

@@ -16,9 +16,10 @@ from recommender.catalogue.cpu import identify
 from recommender.enumeration import Machines, catalogue_candidates, table_candidates
 from recommender.errors import InputError, UnknownNameError, did_you_mean
 from recommender.inputs import target_inputs
-from recommender.pricing import DEFAULT_OPTIONS, PurchaseOption, Usage
+from recommender.pricing import BY_NAME, DEFAULT_OPTIONS, PurchaseOption, Usage, price_option
 from recommender.runs import Runs, read_runs
 from recommender.tables import CANDIDATES, PRICES, read_table
+from recommender.units import format_usd
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -49,12 +50,16 @@ class Problem:
     """A run must end within this many seconds, with probability `confidence`."""
     budget_usd: float | None = None
     """A run must cost at most this, with probability `confidence`."""
+    search_budget_usd: float | None = None
+    """What all runs of the workload may cost that are made to find out, those known already included; None: anything."""
     confidence: float = 0.9
     """Probability with which deadline and budget must hold."""
     inputs: Mapping[str, float] = field(default_factory=dict)
     """The job's input to recommend for, by column name (`input.scale`)."""
     usage: Usage = field(default_factory=Usage)
     """How often the workload runs and what an interruption costs."""
+    runs_planned: float | None = None
+    """Runs of the workload to come, over which a search must pay; None: it ends by the strategy's own rule."""
     local_like: str | None = None
     """Catalogue family the profiling machine's CPU resembles; None: by its CPU model."""
     seed: int = 0
@@ -85,6 +90,7 @@ def build_problem(
     objective: Objective = "cost",
     deadline_s: float | None = None,
     budget_usd: float | None = None,
+    search_budget_usd: float | None = None,
     confidence: float = 0.9,
     purchase: Sequence[PurchaseOption] | None = None,
     regions: Sequence[str] | None = None,
@@ -96,6 +102,7 @@ def build_problem(
     include_accelerators: bool = False,
     inputs: Mapping[str, float] | None = None,
     usage: Usage | None = None,
+    runs_planned: float | None = None,
     local_like: str | None = None,
     seed: int = 0,
     top: int = 10,
@@ -112,8 +119,13 @@ def build_problem(
         else us-east-1) with 1 to `max_nodes` nodes (default: 1 when every run used one node, else the largest measured).
     purchase
         Default: on-demand with a candidates table; with the catalogue also spot and 1-year no-upfront commitments.
+    search_budget_usd
+        What the search may spend on measuring; what `runs` cost counts as spent.
     architecture
         x86_64, arm64 or any; default: what the runs were measured on.
+    runs_planned
+        A search ends when its next run is expected to cost more than it saves over this many runs, in the place of the
+        strategy's own rule about improvement (`recommender.search.stopping.rule_of`). Objective cost only.
 
     Returns
     -------
@@ -124,7 +136,13 @@ def build_problem(
     RecommenderError
         For unreadable tables, unknown names and values outside their range.
     """
-    _check(deadline_s, budget_usd, confidence, max_nodes, top, seed)
+    limits = (
+        ("deadline", deadline_s, "seconds"),
+        ("budget", budget_usd, "USD"),
+        ("search budget", search_budget_usd, "USD"),
+    )
+    _check(limits, confidence, max_nodes, top, seed)
+    check_runs_planned(runs_planned, objective)
     catalogue = catalogue or load_catalogue()
     every = _read(runs)
     workload, mine = _select(every, workload)
@@ -185,15 +203,32 @@ def build_problem(
         objective=objective,
         deadline_s=deadline_s,
         budget_usd=budget_usd,
+        search_budget_usd=search_budget_usd,
         confidence=confidence,
         inputs=target_inputs(mine, inputs or {}, notes),
         usage=usage or Usage(),
+        runs_planned=runs_planned,
         local_like=local_like,
         seed=seed,
         top=top,
         notes=tuple(notes),
     )
+    _check_search_budget(problem)
     return problem, mine
+
+
+def _check_search_budget(problem: Problem) -> None:
+    """Refuse a search budget that is less than the least that any run is billed."""
+    if problem.search_budget_usd is None:
+        return
+    offers = problem.candidates.offers
+    prices = price_option(BY_NAME["on-demand"], offers, problem.catalogue.spot)
+    least = prices.cost(np.full(len(problem.configurations), 1e-9)[offers.configuration], offers, problem.usage)
+    if np.isfinite(least).any() and np.nanmin(least) > problem.search_budget_usd:
+        raise InputError(
+            f"a search budget of {format_usd(problem.search_budget_usd)} bears no run: the least that a run of a candidate "
+            f"is billed is {format_usd(float(np.nanmin(least)))}; give more, or other candidates"
+        )
 
 
 def empty_runs() -> Runs:
@@ -208,9 +243,9 @@ def _read(source: Runs | pd.DataFrame | str | Path | None) -> Runs:
 
 
 def _check(
-    deadline_s: float | None, budget_usd: float | None, confidence: float, max_nodes: int | None, top: int, seed: int
+    limits: Iterable[tuple[str, float | None, str]], confidence: float, max_nodes: int | None, top: int, seed: int
 ) -> None:
-    for name, value, unit in (("deadline", deadline_s, "seconds"), ("budget", budget_usd, "USD")):
+    for name, value, unit in limits:
         if value is not None and not (isinstance(value, int | float) and 0 < value < np.inf):
             raise InputError(f"{name} is {value!r}; a positive finite number of {unit} is needed")
     if not 0.5 <= confidence < 1:
@@ -221,6 +256,25 @@ def _check(
         raise InputError(f"seed is {seed}; a whole number of 0 or more is needed")
     if top < 1:
         raise InputError(f"top is {top}; at least 1 row is needed")
+
+
+def check_runs_planned(runs_planned: float | None, objective: Objective) -> None:
+    """Refuse a number of planned runs that is none, and one over which nothing can be weighed.
+
+    Raises
+    ------
+    InputError
+        When it is not positive and finite, or the objective is runtime: seconds saved have no price.
+    """
+    if runs_planned is None:
+        return
+    if not 0 < runs_planned < np.inf:
+        raise InputError(f"runs planned is {runs_planned}; a positive finite number is needed")
+    if objective != "cost":
+        raise InputError(
+            "runs planned were given with the objective runtime; seconds saved cannot be weighed against what measuring "
+            "costs: take the objective cost, or leave the runs planned out"
+        )
 
 
 def _select(runs: Runs, workload: str | None) -> tuple[str | None, Runs]:

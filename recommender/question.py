@@ -31,6 +31,8 @@ class Question:
     objective: Objective = "cost"
     deadline_s: float | None = None
     budget_usd: float | None = None
+    search_budget_usd: float | None = None
+    """What the study may spend on measuring; the runs it was made with are not counted."""
     confidence: float = 0.9
     purchase: Sequence[PurchaseOption] | None = None
     regions: Sequence[str] | None = None
@@ -42,6 +44,7 @@ class Question:
     include_accelerators: bool = False
     inputs: Mapping[str, float] | None = None
     usage: Usage | None = None
+    runs_planned: float | None = None
     local_like: str | None = None
     seed: int = 0
     top: int = 10
@@ -68,6 +71,7 @@ class Question:
             objective=self.objective,
             deadline_s=self.deadline_s,
             budget_usd=self.budget_usd,
+            search_budget_usd=self.search_budget_usd,
             confidence=self.confidence,
             purchase=self.purchase,
             regions=self.regions,
@@ -79,6 +83,7 @@ class Question:
             include_accelerators=self.include_accelerators,
             inputs=self.inputs if measured else None,
             usage=self.usage,
+            runs_planned=self.runs_planned,
             local_like=self.local_like,
             seed=self.seed,
             top=self.top,

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field
+from functools import cached_property
 from typing import Any
 
 import pandas as pd
@@ -110,6 +111,17 @@ class NextRun(Configuration):
 
 
 @dataclass(frozen=True)
+class Guarantee:
+    """What the model promises of the recommended configuration, given the runs so far."""
+
+    probability: float
+    at_most_cheaper: float
+    """Share of the recommended one's objective that no candidate undercuts it by, with `probability`; 0 to below 1."""
+    sentence: str
+    """The same in words, and how far such promises were kept where that could be checked."""
+
+
+@dataclass(frozen=True)
 class Recommendation:
     """What a strategy answers."""
 
@@ -127,6 +139,13 @@ class Recommendation:
     """The first row's machine under every purchase option considered, cheapest first."""
     candidates: int = 0
     """Candidates that were ranked, of which `rows` are the first."""
+    promise: Callable[[], Guarantee | None] = field(default=lambda: None, repr=False, compare=False)
+    """What `guarantee` is computed by, where it is asked for: it takes longer than all the rest."""
+
+    @cached_property
+    def guarantee(self) -> Guarantee | None:
+        """How much cheaper another candidate may be; None where the model cannot say how candidates vary together."""
+        return self.promise()
 
     def to_dict(self) -> dict[str, Any]:
         """Return the JSON contract's object; plain Python values, no NaN."""
@@ -138,6 +157,7 @@ class Recommendation:
             "ways_to_pay": [asdict(way) for way in self.ways_to_pay],
             "excluded": [{"reason": e.reason, "count": e.count, "sentence": e.sentence} for e in self.excluded],
             "next_run": self.next_run.to_dict() if self.next_run else None,
+            "guarantee": asdict(self.guarantee) if self.guarantee else None,
             "warnings": list(self.warnings),
         }
 

@@ -273,6 +273,10 @@ def episode(
     unless it answered None there; everything else is the same whenever and wherever it is computed. `memory` is for a
     strategy whose replies do not depend on the seed: what it replied in other episodes of this world is not asked again.
 
+    With a search budget the strategy is told of it, and the episode ends before the first run that passes it, whatever
+    the strategy expected it to cost: the money ends while it runs, so what it found is never known. The same holds for all
+    strategies, also those that plan no budget.
+
     Raises
     ------
     RecommenderError
@@ -302,7 +306,12 @@ def episode(
                 break
             candidate = _candidate(world, wanted, "proposed")
             earlier = int((world.configuration[taken] == candidate).sum())
-            taken.append(world.draw(candidate, seed=seed, earlier=earlier))
+            drawn = world.draw(candidate, seed=seed, earlier=earlier)
+            budget = problem.search_budget_usd
+            if budget is not None and float(world.cost_usd[[*taken, drawn]].sum()) > budget * (1 + 1e-12):
+                rows[-1] |= {"stopped": True, "ask_seconds": rows[-1]["ask_seconds"] + reply.seconds}
+                break
+            taken.append(drawn)
             asked_s = reply.seconds
     except Exception as error:
         error.add_note(f"while {name} was replayed on {problem.workload}, seed {seed}, step {len(rows)}")

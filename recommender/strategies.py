@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from importlib.metadata import entry_points
+from functools import cache, partial
+from importlib.metadata import EntryPoint, entry_points
 from typing import Protocol
 
 import numpy as np
@@ -16,11 +17,17 @@ import numpy as np
 from recommender.candidates import Configuration
 from recommender.errors import InputError, RecommenderError, UnknownNameError, did_you_mean
 from recommender.models import PerformanceModel, Prediction, configuration_rows, measured, nothing_known
+from recommender.models.bagging import RandomTrees
 from recommender.models.c3o import C3O
 from recommender.models.completing import tried
 from recommender.models.conformal import Conformal
 from recommender.models.ernest import MINIMUM_POINTS, Ernest, distinct_points
+from recommender.models.factorisation import selecta
 from recommender.models.gaussian_process import GaussianProcess
+from recommender.models.neighbours import neighbours
+from recommender.models.pairwise import PairwiseTrees
+from recommender.models.prior import LearnedPrior
+from recommender.models.quasar import Quasar
 from recommender.models.trees import BaggedTrees
 from recommender.models.yardsticks import BestFixed, ColumnMean, MeasuredOnly, PriceOnly
 from recommender.pricing import BY_NAME, price_option
@@ -28,12 +35,33 @@ from recommender.problem import Problem
 from recommender.ranking import rank
 from recommender.recommendation import NextRun, Recommendation
 from recommender.runs import Runs
-from recommender.search.acquisition import Acquisition, ConstrainedImprovement, proposal, row_of, unscored
+from recommender.search.acquisition import (
+    Acquisition,
+    ConstrainedImprovement,
+    MixtureImprovement,
+    proposal,
+    row_of,
+    unscored,
+)
 from recommender.search.bandit import CloudBandit
-from recommender.search.designs import ConfirmBest, InitialDesign, QuasiRandom, Uniform
-from recommender.search.stopping import Never, SmallImprovement, StoppingRule
+from recommender.search.designs import ConfirmBest, InitialDesign, LatinHypercube, QuasiRandom, Uniform
+from recommender.search.guarantee import guarantee
+from recommender.search.lookahead import LookAhead
+from recommender.search.predicted import PredictedBest, PredictedWorse
+from recommender.search.references import References
+from recommender.search.stopping import (
+    Never,
+    SmallImprovement,
+    StoppingRule,
+    WithinBudget,
+    WorthIt,
+    over_budget,
+    rule_of,
+)
 
 ENTRY_POINT_GROUP = "recommender.strategies"
+SEARCHING = "+ei"
+"""Behind the name of a strategy that only recommends: go on as a search by expected improvement."""
 
 
 class Strategy(Protocol):
@@ -74,10 +102,16 @@ class ModelBased:
         measure = self.design is not None and not searches
         answer = rank(problem, prediction, strategy=self.name, why=self.why, measure=measure)
         if not searches:
-            return answer
+            if isinstance(self.design, References):
+                answer = replace(answer, next_run=self.design.propose(problem, runs, problem.random(runs), answer))
+            ended = over_budget(problem, runs, answer.next_run)
+            unweighed = f"the planned runs were not weighed: {self.name} does not search"
+            notes = (*((unweighed,) if problem.runs_planned is not None else ()), *((ended,) if ended else ()))
+            return replace(answer, next_run=None if ended else answer.next_run, warnings=(*answer.warnings, *notes))
         found, stopped = self._search(problem, runs, prediction, problem.random(runs))
         notes = (f"nothing more is worth measuring: {stopped}",) if stopped else ()
-        return replace(answer, next_run=found, warnings=(*answer.warnings, *notes))
+        promise = partial(guarantee, problem, runs, prediction, answer.rows[0])
+        return replace(answer, next_run=found, warnings=(*answer.warnings, *notes), promise=promise)
 
     def suggest(self, problem: Problem, runs: Runs, *, rng: np.random.Generator | None = None) -> Configuration | None:
         """Return what to measure next; randomness derives from (seed, number of runs) unless `rng` is given."""
@@ -86,19 +120,25 @@ class ModelBased:
             return self._search(problem, runs, None, rng)[0]
         if self.design is None:
             return None
+        if isinstance(self.design, References) and (start := self.design.propose(problem, runs, rng, None)):
+            return None if over_budget(problem, runs, start) else start  # also where nothing can be recommended
         best = None if isinstance(self.design, Uniform) else self.recommend(problem, runs)
-        return self.design.propose(problem, runs, rng, best)
+        wanted = self.design.propose(problem, runs, rng, best)
+        return None if over_budget(problem, runs, wanted) else wanted
 
     def _search(
         self, problem: Problem, runs: Runs, prediction: Prediction | None, rng: np.random.Generator
     ) -> tuple[NextRun | None, str]:
         """The design's next configuration; else the best by the acquisition; or None and why the search stops."""
+        stop = rule_of(problem, self.stop)
         start = self.design.propose(problem, runs, rng, None) if self.design is not None else None
         if start is not None:
-            stopped = self.stop.reason(problem, runs, nothing_known(problem), unscored(problem), row_of(problem, start))
+            stopped = stop.reason(problem, runs, nothing_known(problem), unscored(problem), row_of(problem, start))
+            stopped = stopped or over_budget(problem, runs, start)
             return (None, stopped) if stopped else (NextRun(**{"why": "a start of the search", **vars(start)}), "")
         prediction = prediction or self.model.predict(problem, runs)
-        if self.acquisition is None or not np.isfinite(prediction.log_runtime).any():
+        believed = prediction.mixture is not None or np.isfinite(prediction.log_runtime).any()
+        if self.acquisition is None or not believed:
             return None, ""
         scores = self.acquisition.scores(problem, runs, prediction, self.model)
         open_ = ~tried(measured(problem, runs)) & (prediction.excluded == 0) & ~np.isnan(scores.score)
@@ -106,8 +146,15 @@ class ModelBased:
         if not len(rows):
             return None, ""
         row = int(rows[np.lexsort((rows, prediction.log_runtime[rows], -scores.score[rows]))[0]])
-        stopped = self.stop.reason(problem, runs, prediction, scores, row)
-        return (None, stopped) if stopped else (proposal(problem, prediction, row, scores.sentence(row)), "")
+        stopped = stop.reason(problem, runs, prediction, scores, row)
+        planned = problem.runs_planned
+        favour = (
+            WorthIt(planned).favour(problem, prediction, scores, row) if planned is not None and not stopped else ""
+        )
+        why = "; ".join(part for part in (scores.sentence(row), favour) if part)
+        wanted = proposal(problem, prediction, row, why)
+        stopped = stopped or over_budget(problem, runs, wanted)
+        return (None, stopped) if stopped else (wanted, "")
 
 
 def canonical(runs: Runs) -> Runs:
@@ -246,11 +293,53 @@ TABLE: dict[str, Callable[[], Strategy]] = {
         ConstrainedImprovement(constrained=False),
         SmallImprovement(0.06),
     ),
+    "arrow": lambda: ModelBased(
+        "arrow",
+        "extra-trees on pairs of configurations, with the counters of what was run (Hsu et al. 2018)",
+        PairwiseTrees(),
+        QuasiRandom(3),
+        PredictedBest(),
+        PredictedWorse(1.1),
+    ),
+    "lynceus": lambda: ModelBased(
+        "lynceus",
+        "gain per dollar of a run and of those it leads to, within a search budget (Casimiro et al. 2020)",
+        RandomTrees(),
+        LatinHypercube(RandomTrees()),
+        LookAhead(),
+        WithinBudget(),
+    ),
     "trees": trees,
     "cloudbandit": lambda: CloudBandit(
         "cloudbandit",
         "a bandit over providers (or instance families), searching with trees in each (Lazuka et al. 2022)",
         replace(trees(), stop=Never()),
+    ),
+    "prior": lambda: ModelBased(
+        "prior",
+        "scaling laws, other workloads and the workload's own runs in one posterior",
+        LearnedPrior(),
+        None,
+        MixtureImprovement(),
+        SmallImprovement(0.005, at_least=4),
+    ),
+    "selecta": lambda: ModelBased(
+        "selecta",
+        "collaborative filtering: a factorisation of other workloads' runs (Klimovic et al. 2018)",
+        selecta(),
+        References(),
+    ),
+    "quasar": lambda: ModelBased(
+        "quasar",
+        "collaborative filtering: scale-up, scale-out and type classified apart (Delimitrou and Kozyrakis 2014)",
+        Quasar(),
+        References(),
+    ),
+    "neighbours": lambda: ModelBased(
+        "neighbours",
+        "collaborative filtering: the workloads that ran most alike (Koren 2010)",
+        neighbours(),
+        References(),
     ),
     "price-only": lambda: ModelBased(
         "price-only", "cheapest per hour among the candidates; runtimes are not considered", PriceOnly(), None
@@ -267,6 +356,12 @@ TABLE: dict[str, Callable[[], Strategy]] = {
 }
 
 
+@cache
+def _installed() -> tuple[EntryPoint, ...]:
+    """What installed packages add; looked for once, since it reads the metadata of every package."""
+    return tuple(entry_points(group=ENTRY_POINT_GROUP))
+
+
 def strategies() -> dict[str, Callable[[], Strategy]]:
     """Every known strategy: the table's and those that installed packages add.
 
@@ -276,7 +371,7 @@ def strategies() -> dict[str, Callable[[], Strategy]]:
         When a package adds a name that is taken.
     """
     found = dict(TABLE)
-    for point in entry_points(group=ENTRY_POINT_GROUP):
+    for point in _installed():
         if point.name in found:
             raise RecommenderError(
                 f"two strategies are named {point.name!r}; the one from {point.value} must be renamed or uninstalled"
@@ -286,7 +381,7 @@ def strategies() -> dict[str, Callable[[], Strategy]]:
 
 
 def strategy(name: str) -> Strategy:
-    """Return the strategy called `name`.
+    """Return the strategy called `name`; with `+ei` behind it, one that goes on as a search by expected improvement.
 
     Raises
     ------
@@ -294,6 +389,20 @@ def strategy(name: str) -> Strategy:
         With the nearest known name.
     """
     known = strategies()
+    base, plus, _ = name.rpartition(SEARCHING)
+    if plus and name.endswith(SEARCHING) and base in known:
+        return _searching(known[base](), name)
     if name not in known:
         raise UnknownNameError(f"unknown strategy {name!r}{did_you_mean(name, known)} (known: {', '.join(known)})")
     return known[name]()
+
+
+def _searching(made: Strategy, name: str) -> ModelBased:
+    """A model that recommends, gone on with as a search once its design is exhausted."""
+    if not isinstance(made, ModelBased) or made.acquisition is not None or isinstance(made.design, Uniform | None):
+        raise RecommenderError(
+            f"{name!r}: only a strategy with a model and without a search of its own can go on with {SEARCHING}, such as "
+            f"selecta{SEARCHING}"
+        )
+    why = f"{made.why}, then expected improvement"
+    return replace(made, name=name, why=why, acquisition=ConstrainedImprovement(), stop=SmallImprovement(0.10))

@@ -118,6 +118,9 @@ class Study:
         if self.question.candidates is None and self.stored.settings["catalogue"] != catalogue_hash():
             note = "the study was created with another catalogue: candidates and prices are those of this version's"
             problem = replace(problem, notes=(*problem.notes, note))
+        if problem.search_budget_usd is not None and isinstance(given, Runs):  # which the study has not paid for
+            paid = float(np.nansum(costs_usd(problem, given.frame)))
+            problem = replace(problem, search_budget_usd=problem.search_budget_usd + paid)
         self._built = (len(told), problem, mine)
         return problem, mine
 

@@ -5,18 +5,21 @@ The main thread asks; one thread a run drives its process, renews its lease and 
 
 from __future__ import annotations
 
+import math
 import shlex
 import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 
 import numpy as np
 
 from recommender.errors import InputError, RecommenderError
 from recommender.run_command import Outcome, RunCommand, execute
+from recommender.search.acquisition import row_of
+from recommender.search.lookahead import run_limit_s
 from recommender.store import Pending, now
 from recommender.study import Study
 from recommender.units import format_usd
@@ -47,6 +50,7 @@ def tune(
     workers: int = 1,
     max_runs: int | None = None,
     search_budget_usd: float | None = None,
+    stop_dear: bool = False,
     max_failures: int = 5,
     on_start: Callable[[Pending], None] | None = None,
     on_end: Callable[[Pending, Outcome], None] | None = None,
@@ -62,7 +66,10 @@ def tune(
     max_runs
         Ends when the study holds this many runs, those told before included.
     search_budget_usd
-        Ends when all runs told have cost this much, or the next is expected to cost more than is left.
+        Ends when all runs told have cost this much, or the next is expected to cost more than is left. A run of a
+        candidate with a price is ended, as timed out, when what it cost passes what is left beside the runs in progress.
+    stop_dear
+        A run is ended, as timed out, when it has cost more than the best feasible one (objective cost; Lynceus' rule).
     max_failures
         Ends after this many failures in a row.
 
@@ -96,9 +103,10 @@ def tune(
                         if reason:
                             study.release(given[0].id)
                             break
+                    limited = _limited(study, command, given[0], [*flying.values()], search_budget_usd, stop_dear)
                     if on_start is not None:
                         on_start(given[0])
-                    flying[pool.submit(_measure, study, command, given[0], stop)] = given[0]
+                    flying[pool.submit(_measure, study, limited, given[0], stop)] = given[0]
                 if flying:
                     done = set[Future[Outcome]]()
                     while not done:  # now and then, since a signal that comes just before a wait would not end it
@@ -141,6 +149,22 @@ def _too_dear(study: Study, pending: list[Pending], budget_usd: float) -> str:
     if spent + expected <= budget_usd:
         return ""
     return f"{format_usd(spent)} of {format_usd(budget_usd)} are spent, and the next run is expected to pass the rest"
+
+
+def _limited(
+    study: Study, command: RunCommand, pending: Pending, flying: list[Pending], budget_usd: float | None, dear: bool
+) -> RunCommand:
+    """The command with the time limit that the money sets, if that is shorter than its own."""
+    if budget_usd is None and not dear:
+        return command
+    problem, runs = study.evidence()
+    left = None
+    if budget_usd is not None:
+        left = budget_usd - float(np.nansum(study.costs_usd())) - sum(p.run.expected_cost_usd or 0.0 for p in flying)
+    limit = run_limit_s(problem, runs, row_of(problem, pending.run), left_usd=left, past_incumbent=dear)
+    if not math.isfinite(limit) or limit >= (command.time_limit_s or math.inf):
+        return command
+    return replace(command, time_limit_s=max(limit, 1e-3))
 
 
 def _measure(study: Study, command: RunCommand, pending: Pending, stop: threading.Event) -> Outcome:

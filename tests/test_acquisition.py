@@ -144,26 +144,55 @@ class TestConstraints:
         assert found is not None
         assert found[0] == pytest.approx(math.log(0.1))
 
-    def test_the_score_is_improvement_times_the_chance_to_meet_the_deadline(self) -> None:
+    def test_the_score_is_the_improvement_expected_from_runtimes_within_the_deadline(self) -> None:
         problem, mine = ask(("a", 1000.0), deadline_s=1200.0)
         prediction = replace(belief(problem, np.log(np.linspace(300.0, 2000.0, 6))), completing=np.linspace(0.5, 1, 6))
         found = score(problem, mine, prediction, ConstrainedImprovement())
-        believed = values(problem, prediction)
-        late = norm.cdf((math.log(1200.0) - prediction.log_runtime) / math.hypot(0.3, 0.1))
-        expected = expected_improvement(believed.mean, believed.spread, math.log(0.1)) * late * prediction.completing
-        assert found.score == pytest.approx(expected, rel=1e-12)
-        assert found.improvement == pytest.approx(1 - np.exp(-expected), rel=1e-12)
+        mean, best = values(problem, prediction).mean, math.log(0.1)
+        z = np.minimum(best - mean, math.log(1200.0) - prediction.log_runtime) / 0.3
+        expected = ((best - mean) * norm.cdf(z) + 0.3 * norm.pdf(z)) * prediction.completing
+        assert found.score == pytest.approx(expected, rel=1e-9)
+        assert found.improvement == pytest.approx(1 - np.exp(-expected), rel=1e-9)
         assert found.incumbent == pytest.approx(0.1)
 
-    def test_constrained_improvement_is_what_simulation_says(self) -> None:
-        problem, mine = ask(("a", 800.0), deadline_s=900.0)
-        prediction = belief(problem, np.log(np.linspace(200.0, 1500.0, 6)), noise=0.1)
-        rng = np.random.default_rng(1)
-        believed = values(problem, prediction)
-        gain = np.maximum(math.log(0.08) - (believed.mean + 0.3 * rng.standard_normal((200_000, 6))), 0.0)
-        intime = prediction.log_runtime + math.hypot(0.3, 0.1) * rng.standard_normal((200_000, 6)) <= math.log(900.0)
+    @pytest.mark.parametrize(
+        "constraint", [{"deadline_s": 900.0}, {"budget_usd": 0.07}, {"deadline_s": 900.0, "budget_usd": 0.07}]
+    )
+    @pytest.mark.parametrize("objective", ["cost", "runtime"])
+    def test_constrained_improvement_is_what_simulation_says(
+        self, constraint: dict[str, float], objective: str
+    ) -> None:
+        problem, mine = ask(("a", 650.0), objective=objective, **constraint)
+        prediction = belief(problem, np.log(np.linspace(200.0, 1500.0, 6)))
+        best = math.log(0.065 if objective == "cost" else 650.0)
+        log_t = prediction.log_runtime + 0.3 * np.random.default_rng(1).standard_normal((200_000, 6))
+        cost = log_t + np.log(run_cost_usd(problem, np.zeros(6)))
+        ok = (log_t <= math.log(constraint.get("deadline_s", math.inf))) & (
+            cost <= math.log(constraint.get("budget_usd", math.inf))
+        )
+        gain = ok * np.maximum(best - (cost if objective == "cost" else log_t), 0.0)
         found = score(problem, mine, prediction, ConstrainedImprovement()).score
-        assert found == pytest.approx(gain.mean(axis=0) * intime.mean(axis=0), rel=0.05, abs=1e-4)
+        error = 5 * gain.std(axis=0) / math.sqrt(len(gain))
+        assert (np.abs(found - gain.mean(axis=0)) <= error + 1e-6).all()
+
+    def test_a_deadline_that_never_binds_changes_nothing(self) -> None:
+        problem, mine = ask(("a", 1000.0))
+        prediction = belief(problem, np.log(np.linspace(300.0, 2000.0, 6)))
+        free = score(problem, mine, prediction, ConstrainedImprovement()).score
+        loose = score(replace(problem, deadline_s=1e9), mine, prediction, ConstrainedImprovement()).score
+        assert loose == pytest.approx(free, rel=1e-12)
+        believed = values(problem, prediction)
+        assert free == pytest.approx(expected_improvement(believed.mean, believed.spread, math.log(0.1)), rel=1e-12)
+
+    def test_within_a_billing_minimum_the_sure_saving_counts_as_often_as_the_deadline_is_met(self) -> None:
+        candidates = pd.DataFrame({"instance_type": ["m5.large", "m5.2xlarge"], "node_count": [1, 1]})
+        rows = pd.DataFrame({"workload": ["w"], "instance_type": "m5.2xlarge", "node_count": 1, "runtime_s": [9.0]})
+        problem, mine = build_problem(rows, workload="w", candidates=candidates, regions=["us-east-1"], deadline_s=10.0)
+        found = score(problem, mine, belief(problem, np.log([8.0, 9.0])), ConstrainedImprovement())
+        row = int(problem.configurations["instance_type"].eq("m5.large").to_numpy().argmax())
+        saving = math.log(0.384 / 0.096)
+        share = norm.cdf((math.log(10.0) - math.log([8.0, 9.0][row])) / 0.3)
+        assert found.score[row] == pytest.approx(saving * share, rel=1e-6)
 
     def test_a_budget_counts_like_a_deadline(self) -> None:
         problem, _ = ask(("a", 100.0), budget_usd=0.05)

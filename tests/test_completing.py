@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from recommender.models import Measured, measured
 from recommender.models.completing import completing, tried, truncated_normal
 from recommender.models.gaussian_process import GaussianProcess
+from recommender.models.pairwise import PairwiseTrees
 from recommender.models.trees import BaggedTrees
 from recommender.problem import Problem, build_problem
 from recommender.runs import Runs
@@ -52,6 +53,7 @@ def chance(*rows: tuple[float, int, str]) -> dict[tuple[float, int], float]:
         failures[i] += status == "failed"
         censored[i] = math.log(100.0) if status == "timed_out" else censored[i]
     seen = Measured(
+        row=np.empty(0, dtype=np.intp),
         count=count,
         log_runtime=np.where(count > 0, math.log(100.0), np.nan),
         failures=failures,
@@ -121,7 +123,9 @@ class TestTheNormalAboveALimit:
 
 
 @pytest.mark.parametrize(
-    "model", [GaussianProcess(), GaussianProcess(slices=4), BaggedTrees()], ids=["map", "slices", "trees"]
+    "model",
+    [GaussianProcess(), GaussianProcess(slices=4), BaggedTrees(), PairwiseTrees()],
+    ids=["map", "slices", "trees", "pairs"],
 )
 class TestStoppedRuns:
     def test_make_their_neighbourhood_slow_and_never_fast(self, model: Any) -> None:
@@ -145,7 +149,7 @@ class TestStoppedRuns:
         assert after.log_runtime == pytest.approx(without.log_runtime, abs=1e-9)
 
 
-@pytest.mark.parametrize("name", ["cherrypick", "cherrypick-artifact", "trees", "cloudbandit"])
+@pytest.mark.parametrize("name", ["cherrypick", "cherrypick-artifact", "trees", "arrow", "cloudbandit"])
 def test_what_failed_is_not_proposed_again(name: str) -> None:
     rows = [(2, 1, "failed"), (4, 1, "failed"), (16, 4, "completed"), (16, 2, "completed"), (8, 4, "completed")]
     problem, runs = ask(*rows)

@@ -29,7 +29,7 @@ def test_a_notebook_was_committed_with_its_outputs_and_without_errors(path: Path
 def test_every_notebook_runs_from_top_to_bottom(mirror: Path) -> None:
     done = subprocess.run(
         [sys.executable, ROOT / "tools" / "run_notebooks.py", "--check"],
-        env={**os.environ, "RECOMMENDER_DATASETS_MIRROR": str(mirror)},
+        env={**os.environ, "RECOMMENDER_NOTEBOOKS": "quick", "RECOMMENDER_DATASETS_MIRROR": str(mirror)},
         capture_output=True,
         text=True,
         check=False,

@@ -15,17 +15,19 @@ from scipy.stats import norm
 from recommender.errors import InputError, InsufficientEvidenceError
 from recommender.models import MODELLED, Array, Prediction, nothing_known
 from recommender.problem import Problem, build_problem
+from recommender.report.tables import as_text
 from recommender.runs import Runs
 from recommender.search.acquisition import Scores
+from recommender.search.guarantee import MOST_JOINT, guarantee, no_candidate_cheaper, savings
 from recommender.search.stopping import (
-    MOST_JOINT,
+    Either,
     Guaranteed,
     Never,
     SearchBudget,
     SmallImprovement,
     StoppingRule,
     WorthIt,
-    no_candidate_cheaper,
+    rule_of,
     spent_usd,
 )
 from recommender.strategies import strategy
@@ -57,6 +59,13 @@ def reason(rule: StoppingRule, problem: Problem, runs: Runs, improvement: float 
     gain = None if improvement is None else np.full(n, improvement)
     scores = Scores(np.zeros(n), gain, None if improvement is None else 0.1, "planted")
     return rule.reason(problem, runs, belief(problem, np.full(n, math.log(seconds)), np.full(n, 0.3)), scores, 7)
+
+
+def curve() -> pd.DataFrame:
+    """15 configurations of the catalogue whose runtimes follow Ernest's terms."""
+    cells = list(itertools.product(("c4.large", "m4.large", "r4.large"), (1, 2, 4, 8, 16)))
+    frame = pd.DataFrame(cells, columns=["instance_type", "node_count"]).assign(workload="w")
+    return frame.assign(runtime_s=100.0 + 3000.0 / frame["node_count"] + 10.0 * frame["node_count"])
 
 
 class TestSmallImprovement:
@@ -112,6 +121,65 @@ class TestMoney:
     ) -> None:
         # 10 % of 0.1 USD is saved a run, and the next run costs 0.1 USD: even after 10 runs.
         assert bool(reason(WorthIt(runs_planned), *ask(6), 0.1)) is stops
+
+    def test_what_is_weighed_is_said_in_words_either_way(self) -> None:
+        # 10 % of 0.1 USD is 0.01 USD a run.
+        dear = reason(WorthIt(4), *ask(6), 0.1)
+        assert "is expected to save $0.0100 a run, times 4 planned runs $0.0400, less than the $0.100" in dear
+        problem, _ = ask(6)
+        scores = Scores(np.zeros(12), np.full(12, 0.1), 0.1, "planted")
+        believed = belief(problem, np.full(12, math.log(100.0)), np.full(12, 0.3))
+        favour = WorthIt(40).favour(problem, believed, scores, 7)
+        assert favour == (
+            "is expected to save $0.0100 a run, times 40 planned runs $0.400, no less than the $0.100 it is expected to cost"
+        )
+        assert WorthIt(40).favour(problem, believed, replace(scores, improvement=None), 7) == ""
+
+    def test_worth_it_replaces_rules_of_improvement_and_stands_beside_a_budget(self) -> None:
+        problem, _ = ask(6)
+        planned = replace(problem, runs_planned=40.0)
+        assert rule_of(problem, SmallImprovement()) == SmallImprovement()
+        assert rule_of(planned, SmallImprovement()) == rule_of(planned, Never()) == WorthIt(40.0)
+        both = rule_of(planned, SearchBudget(0.69))
+        assert both == Either(SearchBudget(0.69), WorthIt(40.0))
+        assert "were spent" in reason(both, *ask(6), 0.1)
+        assert "planned runs" in reason(replace(both, first=SearchBudget(9.0)), *ask(6), 0.001)  # type: ignore[type-var]
+        assert reason(replace(both, first=SearchBudget(9.0)), *ask(6), 0.1) == ""  # type: ignore[type-var]
+
+    def test_a_search_goes_on_for_many_planned_runs_and_ends_for_few(self) -> None:
+        frame = curve()
+        told, pool = frame.iloc[[0, 4, 7, 10, 14]], frame[["instance_type", "node_count"]]
+        answers = {}
+        for planned in (0.01, 1e6):
+            problem, runs = build_problem(told, workload="w", candidates=pool, runs_planned=planned)
+            answers[planned] = strategy("cherrypick").recommend(problem, runs)
+        assert answers[0.01].next_run is None
+        assert any("times 0.01 planned runs" in w and "less than" in w for w in answers[0.01].warnings)
+        wanted = answers[1e6].next_run
+        assert wanted is not None
+        assert "times 1e+06 planned runs" in wanted.why
+        assert answers[1e6].problem["runs_planned"] == 1e6
+
+    def test_the_starts_are_made_however_few_runs_are_planned(self) -> None:
+        problem, runs = ask(2, runs_planned=1e-6)
+        assert strategy("cherrypick").suggest(problem, runs) is not None
+
+    def test_a_strategy_that_does_not_search_says_that_nothing_was_weighed(self) -> None:
+        answer = strategy("price-only").recommend(*ask(2, runs_planned=10))
+        assert any("planned runs were not weighed: price-only does not search" in w for w in answer.warnings)
+        assert not any("planned" in w for w in strategy("price-only").recommend(*ask(2)).warnings)
+
+    @pytest.mark.parametrize(
+        ("options", "named"),
+        [
+            ({"runs_planned": 0}, "runs planned is 0"),
+            ({"runs_planned": float("nan")}, "runs planned is nan"),
+            ({"runs_planned": 10, "objective": "runtime"}, "seconds saved cannot be weighed"),
+        ],
+    )
+    def test_planned_runs_that_cannot_be_weighed_are_refused(self, options: dict[str, Any], named: str) -> None:
+        with pytest.raises(InputError, match=named):
+            ask(2, **options)
 
     def test_seconds_have_no_price(self) -> None:
         with pytest.raises(InputError, match="objective cost only"):
@@ -190,10 +258,7 @@ class TestTheGuarantee:
 
     @pytest.mark.parametrize("name", ["cherrypick", "trees"])
     def test_grows_as_everything_is_measured(self, name: str) -> None:
-        nodes = (1, 2, 4, 8, 16)
-        cells = list(itertools.product(("c4.large", "m4.large", "r4.large"), nodes))
-        frame = pd.DataFrame(cells, columns=["instance_type", "node_count"]).assign(workload="w")
-        frame["runtime_s"] = 100.0 + 3000.0 / frame["node_count"] + 10.0 * frame["node_count"]
+        frame = curve()
         model = strategy(name).model  # type: ignore[attr-defined]
         sure = []
         for count in (3, 15):
@@ -202,3 +267,92 @@ class TestTheGuarantee:
             sure.append(no_candidate_cheaper(problem, runs, model.predict(problem, runs), percent=10))
         assert sure[1] > sure[0]
         assert sure[1] > 0.75, "each was measured once, and nothing says how noisy that is"
+
+
+class TestThePromise:
+    """What a recommendation states about its first row, measured or not."""
+
+    def test_is_the_closed_form_quantile_for_one_rival(self) -> None:
+        problem, runs = ask(1, 2)
+        mean, latent = np.log([100.0, 110.0]), np.array([0.04, 0.3])
+        found = savings(problem, runs, belief(problem, mean, latent), 0, draws=40_000)
+        # S = 1 - exp(-max(0, D)), D = ln v_0 - ln v_1 ~ N(ln(100/110), 0.04² + 0.3²)
+        for p in (0.5, 0.8, 0.9, 0.99):
+            beyond = norm.ppf(p, math.log(100 / 110), math.hypot(0.04, 0.3))
+            assert found.quantile(p) == pytest.approx(1 - math.exp(-max(0.0, beyond)), abs=0.02)
+        assert found.quantile(1.0 + 1e-9) is None
+        assert found.probability(0.10) == no_candidate_cheaper(
+            problem, runs, belief(problem, mean, latent), percent=10, draws=40_000
+        )
+
+    def test_is_of_the_recommended_one_and_not_of_the_best_measured(self) -> None:
+        problem, runs = ask(4, 6)
+        # t000 to t003 were measured; t004 is believed at half their cost, t005 a little below t004.
+        believed = belief(problem, np.log([100.0] * 4 + [50.0, 48.0]), np.full(6, 0.01))
+        first = guarantee(problem, runs, believed, problem.candidates.configuration(4))
+        other = guarantee(problem, runs, believed, problem.candidates.configuration(0))
+        assert first is not None
+        assert other is not None
+        assert first.at_most_cheaper == pytest.approx(0.05, abs=0.02)
+        assert other.at_most_cheaper == pytest.approx(0.53, abs=0.02)
+        assert first.sentence.startswith("With probability 90% no candidate is more than 6% cheaper than t004 x1")
+        assert "was not measured" in first.sentence
+        assert (
+            "kept sometimes"
+            in guarantee(  # type: ignore[union-attr]
+                problem, runs, replace(believed, kept="kept sometimes"), problem.candidates.configuration(4)
+            ).sentence
+        )
+
+    def test_a_surer_promise_promises_less(self) -> None:
+        problem, runs = ask(4)
+        believed = belief(problem, np.full(12, math.log(100.0)), np.full(12, 0.3))
+        chosen = problem.candidates.configuration(0)
+        shares = [guarantee(replace(problem, confidence=p), runs, believed, chosen) for p in (0.5, 0.8, 0.95)]
+        values = [g.at_most_cheaper for g in shares if g is not None]
+        assert len(values) == 3
+        assert values == sorted(set(values))
+
+    def test_is_in_the_table_and_the_json_of_a_search_and_absent_where_candidates_are_not_believed_jointly(
+        self,
+    ) -> None:
+        frame = curve()
+        problem, runs = build_problem(
+            frame.iloc[[0, 4, 7, 10, 14]], workload="w", candidates=frame[["instance_type", "node_count"]]
+        )
+        answer = strategy("cherrypick").recommend(problem, runs)
+        assert answer.guarantee is not None
+        said = answer.to_dict()["guarantee"]
+        assert said == {
+            "probability": 0.9,
+            "at_most_cheaper": answer.guarantee.at_most_cheaper,
+            "sentence": answer.guarantee.sentence,
+        }
+        assert f"{answer.guarantee.sentence}.\n" in as_text(answer)
+        assert "guarantee" not in "".join(answer.to_frame().columns)
+        silent = strategy("price-only").recommend(problem, runs)
+        assert silent.to_dict()["guarantee"] is None
+        assert "With probability" not in as_text(silent)
+
+    @pytest.mark.parametrize(("tried", "promised"), [(0, False), (3, False), (4, True)])
+    def test_nothing_is_promised_from_fewer_than_four_configurations(self, tried: int, promised: bool) -> None:
+        assert (strategy("cherrypick").recommend(*ask(tried)).guarantee is not None) is promised
+
+    def test_is_kept_about_as_often_as_it_says_where_costs_are_drawn_from_the_models_own_prior(self) -> None:
+        """16 types in a row, ln cost a random walk smoothed over 3 neighbours; 6 of them measured."""
+        kept = []
+        for seed in range(40):
+            rng = np.random.default_rng(seed)
+            log_cost = 0.5 * np.convolve(rng.standard_normal(18), np.ones(3) / math.sqrt(3), "valid")
+            nodes = np.arange(1, 17)
+            frame = pd.DataFrame({"workload": "w", "instance_type": "c4.large", "node_count": nodes})
+            frame["runtime_s"] = 3600.0 * np.exp(log_cost) / nodes
+            measured = frame.iloc[rng.choice(16, 6, replace=False)]
+            pool = frame[["instance_type", "node_count"]].assign(usd_per_hour=1.0)
+            problem, runs = build_problem(measured, workload="w", candidates=pool, seed=seed)
+            answer = strategy("cherrypick").recommend(problem, runs)
+            assert answer.guarantee is not None
+            true = 1.0 - math.exp(log_cost.min() - log_cost[answer.rows[0].node_count - 1])
+            kept.append(true <= answer.guarantee.at_most_cheaper)
+        # 36 of 40 are expected; 30 or fewer would come about once in 200 times.
+        assert sum(kept) > 30

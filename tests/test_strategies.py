@@ -113,6 +113,7 @@ def plug_in(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     """Pretend that a package which adds a strategy is installed."""
     point = EntryPoint(name=name, value=f"{__name__}:FavouriteFirst", group=module.ENTRY_POINT_GROUP)
     monkeypatch.setattr(EntryPoint, "load", lambda self: FavouriteFirst)
+    monkeypatch.setattr(module, "_installed", module._installed.__wrapped__)  # not what an earlier call found
     monkeypatch.setattr(module, "entry_points", lambda *, group: [point] if group == point.group else [])
 
 

@@ -27,7 +27,7 @@ candidates inputs
 enumeration
 problem recommendation
 models
-search
+search archives
 scoring
 ranking
 strategies
@@ -46,7 +46,7 @@ __main__
 """
 LINE = {name: number for number, line in enumerate(ORDER.split("\n")) for name in line.split()}
 MOST_LINES = 400
-HEAVY = ("matplotlib", "numpy", "pandas", "pyarrow", "rich", "scipy", "sklearn", "skopt")
+HEAVY = ("matplotlib", "numpy", "pandas", "pyarrow", "rich", "scipy", "sklearn", "skopt", "surprise")
 
 
 def top(path: Path) -> str:

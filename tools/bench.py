@@ -82,11 +82,71 @@ def c3o() -> str:
     return table.stdout.rstrip()
 
 
+def regression() -> str:
+    """Measure designs, intervals, deadlines and speed of the regression strategies."""
+    found = subprocess.run(
+        [sys.executable, "tools/bench_regression.py"], cwd=ROOT, check=True, capture_output=True, text=True
+    )
+    return found.stdout.rstrip()
+
+
+def arrow() -> str:
+    """Judge Arrow on the AWS part of Lumos."""
+    table = subprocess.run(
+        [sys.executable, "tools/bench_arrow.py"], cwd=ROOT, check=True, capture_output=True, text=True
+    )
+    return table.stdout.rstrip()
+
+
+def guarantee() -> str:
+    """Judge the promises of a search, and its stopping rules, on Scout."""
+    tables = subprocess.run(
+        [sys.executable, "tools/bench_guarantee.py", "--seeds", "5"],
+        cwd=ROOT,
+        check=True,
+        capture_output=True,
+        text=True,
+    )
+    promises, stops = tables.stdout.strip().split("\n\n")
+    return (
+        "`cherrypick` on Scout, 18 workloads x 5 seeds, objective cost, without a deadline (`tools/bench_guarantee.py`).\n\n"
+        '"With probability p no candidate is more than x cheaper than the recommended one": how often that was so in the '
+        "table, with its 95 % interval over workloads, and the x promised; for given x, the probability said and the share "
+        "of searches in which it was true.\n\n"
+        f"{promises}\n\n"
+        "When to stop: *worth it* ends a search when the expected saving of a run times the planned runs is below the "
+        "expected cost of the next measurement; `its own` is the paper's rule. Paid in all is the search and the planned "
+        "runs of what is then recommended; the least is the planned runs at the optimum.\n\n"
+        f"{stops}"
+    )
+
+
+def lookahead() -> str:
+    """Replay the lynceus data set at one search budget."""
+    table = subprocess.run(
+        [sys.executable, "tools/bench_lookahead.py", "--markdown"], cwd=ROOT, check=True, capture_output=True, text=True
+    )
+    return table.stdout.rstrip()
+
+
+def filtering() -> str:
+    """Judge collaborative filtering on Lumos."""
+    table = subprocess.run(
+        [sys.executable, "tools/bench_filtering.py"], cwd=ROOT, check=True, stdout=subprocess.PIPE, text=True
+    )
+    return table.stdout.rstrip()
+
+
 SECTIONS: dict[str, tuple[str, Callable[[], str]]] = {
     "startup": ("Start-up", startup),
     "catalogue": ("Scoring the whole catalogue", catalogue),
     "ernest": ("Ernest on C3O", ernest),
     "c3o": ("C3O's selection on its own data", c3o),
+    "regression": ("Designs, intervals and deadlines of the regression strategies", regression),
+    "filtering": ("Collaborative filtering on Lumos", filtering),
+    "arrow": ("Arrow on the AWS part of Lumos", arrow),
+    "guarantee": ("Promises and stopping on Scout", guarantee),
+    "lookahead": ("Search within a budget: Lynceus on its three jobs", lookahead),
 }
 
 

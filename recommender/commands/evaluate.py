@@ -17,6 +17,7 @@ from recommender.commands.options import (
     Objective,
     ObjectiveOption,
     Prices,
+    RunsPlanned,
     words,
 )
 from recommender.errors import InputError
@@ -62,8 +63,18 @@ def evaluate(
     ] = None,
     purchase: Annotated[str | None, typer.Option(help="How runs are paid: one option; default on-demand.")] = None,
     prices: Prices = None,
+    runs_planned: RunsPlanned = None,
     region: Annotated[
         str | None, typer.Option(help="Region of the catalogue's prices; default: the runs' own.")
+    ] = None,
+    search_budget: Annotated[
+        float | None,
+        typer.Option(
+            help="What an episode may spend on measuring, USD; no run that passes it is seen by any strategy."
+        ),
+    ] = None,
+    search_budget_runs: Annotated[
+        float | None, typer.Option(help="The same, in mean costs of a recorded run of each workload.")
     ] = None,
     jobs: Annotated[int, typer.Option(min=1, help="Processes.", rich_help_panel=PARALLEL)] = 2,
     backend: Annotated[Backend, typer.Option(help="What runs them.", rich_help_panel=PARALLEL)] = Backend.LOKY,
@@ -116,6 +127,9 @@ def evaluate(
         prices=prices,
         purchase=options[0] if options else None,
         region=region,
+        runs_planned=runs_planned,
+        search_budget_usd=search_budget,
+        search_budget_runs=search_budget_runs,
     )
     for note in planned.notes:
         typer.echo(f"note: {note}", err=True)

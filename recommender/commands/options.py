@@ -51,7 +51,12 @@ Workload = Annotated[
     str | None,
     typer.Option(help="The workload asked about; the others in RUNS are its archive.", rich_help_panel=ASKED),
 ]
-Archive = Annotated[list[Path] | None, typer.Option(help="Runs tables of other workloads.", rich_help_panel=ASKED)]
+Archive = Annotated[
+    list[Path] | None,
+    typer.Option(
+        help="Runs tables of other workloads, or names of archives (recommender archive).", rich_help_panel=ASKED
+    ),
+]
 CandidatesFile = Annotated[
     Path | None, typer.Option("--candidates", help="Candidates table; default: the catalogue.", rich_help_panel=FILTERS)
 ]
@@ -60,7 +65,17 @@ ObjectiveOption = Annotated[Objective, typer.Option(help="What to minimise.", ri
 Deadline = Annotated[
     str | None, typer.Option(help="A run must end within this time, e.g. 90s, 30m, 2h.", rich_help_panel=ASKED)
 ]
-Budget = Annotated[float | None, typer.Option(help="A run must cost at most this, USD.", rich_help_panel=ASKED)]
+Budget = Annotated[
+    float | None,
+    typer.Option(
+        help="A run must cost at most this, USD; with --strategy lynceus the same as --search-budget.",
+        rich_help_panel=ASKED,
+    ),
+]
+SearchBudget = Annotated[
+    float | None,
+    typer.Option(help="What all measuring may cost, USD; the runs known count as spent.", rich_help_panel=ASKED),
+]
 Confidence = Annotated[
     float, typer.Option(help="Probability with which deadline and budget must hold.", rich_help_panel=ASKED)
 ]
@@ -84,6 +99,14 @@ Purchase = Annotated[
 ]
 RunsPerMonth = Annotated[
     float, typer.Option(help="How often the job runs; decides whether a commitment pays.", rich_help_panel=MONEY)
+]
+RunsPlanned = Annotated[
+    float | None,
+    typer.Option(
+        help="Runs to come: stop measuring when a run costs more than it is expected to save over them; default: the "
+        "strategy's own rule.",
+        rich_help_panel=MONEY,
+    ),
 ]
 CheckpointCost = Annotated[str, typer.Option(help="Time that writing one checkpoint takes.", rich_help_panel=MONEY)]
 CheckpointInterval = Annotated[
@@ -203,12 +226,13 @@ class Asked:
         return to(
             runs,
             workload=o["workload"],
-            archive=o["archive"] or (),
+            archive=_archives(o["archive"] or ()),
             candidates=o["candidates"],
             prices=o["prices"],
             objective="cost" if o["objective"] is Objective.COST else "runtime",
             deadline_s=parse_duration(o["deadline"]) if o["deadline"] is not None else None,
             budget_usd=o["budget"],
+            search_budget_usd=o["search_budget"],
             confidence=o["confidence"],
             purchase=parse_purchase(o["purchase"]) if o["purchase"] is not None else None,
             regions=words(o["region"]) or None,
@@ -223,10 +247,20 @@ class Asked:
                 checkpoint_interval_s=parse_duration(every) if every is not None else None,
                 checkpoint_cost_s=parse_duration(o["checkpoint_cost"]),
             ),
+            runs_planned=o["runs_planned"],
             local_like=o["local_like"],
             seed=o["seed"],
             top=o["top"],
         )
+
+
+def _archives(given: Iterable[Path]) -> list[Path | Runs]:
+    """Runs tables as they stand, names of archives opened."""
+    if not given:
+        return []
+    from recommender.archives import named_or_table
+
+    return [named_or_table(source) for source in given]
 
 
 def _problem_options(
@@ -237,12 +271,14 @@ def _problem_options(
     objective: ObjectiveOption = Objective.COST,
     deadline: Deadline = None,
     budget: Budget = None,
+    search_budget: SearchBudget = None,
     confidence: Confidence = 0.9,
     inputs: Inputs = None,
     local_like: LocalLike = None,
     seed: Seed = 0,
     purchase: Purchase = None,
     runs_per_month: RunsPerMonth = 30.0,
+    runs_planned: RunsPlanned = None,
     checkpoint_interval: CheckpointInterval = None,
     checkpoint_cost: CheckpointCost = "30s",
     prices: Prices = None,
@@ -265,6 +301,17 @@ def _problem_options(
     """The signature that `asks` gives to a command."""
 
 
+def _as_meant(given: dict[str, Any], strategy: str | None) -> dict[str, Any]:
+    """The options as the strategy takes them: Lynceus' budget is that of the search."""
+    if strategy != "lynceus" or given["budget"] is None:
+        return given
+    if given["search_budget"] is not None:
+        raise InputError(
+            "with --strategy lynceus --budget is the search budget; give --search-budget or --budget, not both"
+        )
+    return given | {"budget": None, "search_budget": given["budget"]}
+
+
 PROBLEM_DEFAULTS = {name: p.default for name, p in inspect.signature(_problem_options).parameters.items()}
 """Option that describes a problem -> its value where it was not given."""
 
@@ -277,7 +324,7 @@ def asks(command: Callable[..., None]) -> Callable[..., None]:
     @functools.wraps(command)
     def run(**given: Any) -> None:
         mine = {p.name: given.pop(p.name) for p in own}
-        command(Asked(given), **mine)
+        command(Asked(_as_meant(given, mine.get("strategy"))), **mine)
 
     parameters = [p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for p in (*shared.values(), *own)]
     run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]

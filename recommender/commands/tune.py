@@ -9,6 +9,7 @@ import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from datetime import UTC, datetime
 from types import FrameType
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
@@ -38,9 +39,11 @@ def tune(
     study: Annotated[str | None, typer.Option(help="Name of the study: made, or gone on with.")] = None,
     strategy: StrategyName = "auto",
     max_runs: Annotated[int | None, typer.Option(min=1, help="End when the study holds this many runs.")] = None,
-    search_budget: Annotated[float | None, typer.Option(help="End when this much is spent on measuring, USD.")] = None,
     workers: Annotated[int, typer.Option(min=1, help="Runs in progress at once.")] = 1,
     time_limit: Annotated[str | None, typer.Option(help="End a run after this time, such as 30m.")] = None,
+    stop_dear: Annotated[
+        bool, typer.Option("--stop-dear", help="End a run when it has cost more than the best so far (objective cost).")
+    ] = False,
     retries: Annotated[int, typer.Option(min=0, help="How often to make a failed run again.")] = 0,
     max_failures: Annotated[int, typer.Option(min=1, help="End after this many failures in a row.")] = 5,
     shell: Annotated[bool, typer.Option("--shell", help="Give the command to /bin/sh as one line.")] = False,
@@ -80,7 +83,8 @@ def tune(
                 command,
                 workers=workers,
                 max_runs=max_runs,
-                search_budget_usd=search_budget,
+                search_budget_usd=opened.question.search_budget_usd,
+                stop_dear=stop_dear,
                 max_failures=max_failures,
                 on_start=reporter.started,
                 on_end=reporter.ended,
@@ -115,7 +119,9 @@ def _open(asked: Asked, command: RunCommand | None, name: str, strategy: str, st
         question = asked.give(Question).read()
         command.check(*_names(question))
         return Study.create(name, question, strategy_name=strategy, store=store), command
-    other = [k for k, v in asked.given.items() if v != PROBLEM_DEFAULTS[k]]
+    if asked.given["search_budget"] is not None:  # how much more may be spent can be said anew
+        study.question = replace(study.question, search_budget_usd=asked.given["search_budget"])
+    other = [k for k, v in asked.given.items() if v != PROBLEM_DEFAULTS[k] and k != "search_budget"]
     if other or strategy not in ("auto", study.strategy_name):
         what = ", ".join(f"--{k.replace('_', '-')}" for k in other) or "--strategy"
         raise InputError(

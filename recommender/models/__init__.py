@@ -5,18 +5,23 @@ Notation: a configuration i has ln T_i ~ Normal(mean_i, spread_i²), T the runti
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
 from scipy.special import ndtri, stdtrit
 
+from recommender.candidates import comparable as comparable
 from recommender.inputs import scale_column
 from recommender.problem import Problem
 from recommender.runs import Runs
+
+if TYPE_CHECKING:
+    from recommender.models.mixture import Mixture
 
 Array = npt.NDArray[np.float64]
 Draws = Callable[[npt.NDArray[np.intp], int, np.random.Generator], Array]
@@ -61,8 +66,14 @@ class Prediction:
     """Configuration -> what the model's median runtime is made of, in seconds by name; None where it is not a sum."""
     noise: float = 0.0
     """The part of `spread` that is the noise of a single run; 0 where the model does not tell it apart."""
+    longest_s: Array | None = None
+    """99th percentile of a single run's runtime in s, where the model knows better than the log-normal; else None."""
     draws: Draws | None = None
     """Joint draws, for questions about several configurations at once; None where the model has none."""
+    mixture: Mixture | None = None
+    """The beliefs that `log_runtime` and `spread` are the moments of, where they are not one normal."""
+    kept: str = ""
+    """How often promises that rest on `draws` were kept where that was measured, in words; '': never measured."""
 
     @property
     def latent(self) -> Array:
@@ -81,12 +92,14 @@ class PerformanceModel(Protocol):
 
 @dataclass(frozen=True)
 class Measured:
-    """What was measured of each configuration; arrays of shape (configurations,).
+    """What was measured of each configuration; arrays of shape (configurations,) unless said.
 
     More input takes no less time and fails no less often: a run that failed or was stopped at a smaller input counts at
     the one asked about, and one that completed a larger input shows that this one can be completed.
     """
 
+    row: npt.NDArray[np.intp]
+    """(runs,): the configuration that the run completed whole at the input asked about, else -1."""
     count: Array
     """Runs completed at the input asked about."""
     log_runtime: Array
@@ -110,8 +123,24 @@ class Measured:
         return self.failures + self.stopped
 
 
+_SEEN: weakref.WeakKeyDictionary[Runs, tuple[weakref.ref[pd.DataFrame], dict[str, float], Measured]] = (
+    weakref.WeakKeyDictionary()
+)
+
+
 def measured(problem: Problem, runs: Runs) -> Measured:
-    """Aggregate the runs that measured a candidate whole (all its vCPUs) at the input asked about, or bound it."""
+    """Aggregate the runs that measured a candidate whole (all its vCPUs) at the input asked about, or bound it.
+
+    The last answer about the same runs is kept: model, acquisition and stopping rule each ask.
+    """
+    table, inputs, found = _SEEN.get(runs, (None, {}, None))
+    if found is None or table is None or table() is not problem.configurations or inputs != dict(problem.inputs):
+        found = _measured(problem, runs)
+        _SEEN[runs] = (weakref.ref(problem.configurations), dict(problem.inputs), found)
+    return found
+
+
+def _measured(problem: Problem, runs: Runs) -> Measured:
     configurations, frame = problem.configurations, runs.frame
     row = configuration_rows(problem, frame)
     vcpus = configurations["vcpus"].to_numpy()[row]
@@ -137,6 +166,7 @@ def measured(problem: Problem, runs: Runs) -> Measured:
     noise, dof = _noise(runs)
     beyond = whole & completed & (size >= least[row] * (1 - 1e-9))
     return Measured(
+        row=np.where(done, row, -1),
         count=count,
         log_runtime=np.where(count > 0, total / np.maximum(count, 1), np.nan),
         failures=np.bincount(row[failed], minlength=n).astype(float),
@@ -153,21 +183,7 @@ def configuration_rows(problem: Problem, frame: pd.DataFrame) -> npt.NDArray[np.
     keys = problem.candidates.key_columns
     if missing := [k for k in keys if k not in frame]:
         frame = frame.assign(**dict.fromkeys(missing, np.nan))
-    index = pd.MultiIndex.from_frame(comparable(problem.configurations[keys]))
-    return index.get_indexer(pd.MultiIndex.from_frame(comparable(frame[keys])))
-
-
-def comparable(keys: pd.DataFrame) -> pd.DataFrame:
-    """Keys that are equal where their values are: one table may hold 32 as a number, the other as text beside `auto`."""
-
-    def plain(value: object) -> object:
-        try:
-            return float(value)  # type: ignore[arg-type]
-        except (TypeError, ValueError):
-            return value
-
-    texts = [c for c in keys if str(c).startswith("param.") and not pd.api.types.is_numeric_dtype(keys[c])]
-    return keys.astype(object).assign(**{str(c): keys[c].map(plain).astype(object) for c in texts})
+    return problem.candidates.key_index.get_indexer(pd.MultiIndex.from_frame(comparable(frame[keys])))
 
 
 def repetition_noise(runs: Runs) -> float:
@@ -236,6 +252,8 @@ def with_measurements(prediction: Prediction, problem: Problem, runs: Runs) -> P
         terms=prediction.terms,
         noise=float(np.sqrt(wide2)),
         draws=prediction.draws,
+        mixture=prediction.mixture,
+        kept=prediction.kept,
     )
 
 

@@ -49,14 +49,20 @@ class Posterior:
         return means.mean(axis=0), np.sqrt((spreads**2).mean(axis=0) + means.var(axis=0))
 
     def draws(self, x: Array, count: int, rng: np.random.Generator) -> Array:
-        """Joint draws of the noiseless function, (count, n)."""
+        """Joint draws of the noiseless function, (count, n): of a Student t with as many degrees of freedom as targets.
+
+        A member's amplitude is an estimate from few targets. Integrating the variance of a process out gives a
+        multivariate t (Rasmussen and Williams 2006, ch. 9.9; O'Hagan 1978); the same factor widens a whole draw.
+        """
         share = np.bincount(rng.integers(len(self.members), size=count), minlength=len(self.members))
         found = []
         for member, size in zip(self.members, share, strict=True):
             mean, covariance = member.predict(x, return_cov=True)
             value, vector = np.linalg.eigh(covariance)
             root = vector * np.sqrt(np.maximum(value, 0.0))
-            found.append(mean + rng.standard_normal((int(size), len(x))) @ root.T)
+            dof = len(member.X_train_)
+            factor = np.sqrt(dof / rng.chisquare(dof, size=(int(size), 1)))
+            found.append(mean + factor * (rng.standard_normal((int(size), len(x))) @ root.T))
         return np.concatenate(found)
 
 

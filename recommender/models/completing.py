@@ -29,10 +29,10 @@ NEWS = 0.99
 """A stopped run whose limit was passed with at least this probability anyway says nothing."""
 
 
-def completing(problem: Problem, seen: Measured) -> Array:
+def completing(problem: Problem, seen: Measured, *, always: bool = False) -> Array:
     """P(a run completes) of every configuration, shape (configurations,); 1 where nothing ever failed.
 
-    Where failures do not follow memory (as many failed with more than completed with less as the other way round, or
+    Unless `always`, where failures do not follow memory (as many failed with more than completed with less as the other way round, or
     memory is not known) the share of configurations that failed holds for all alike.
     """
     done = seen.count > 0
@@ -46,7 +46,7 @@ def completing(problem: Problem, seen: Measured) -> Array:
     fits, breaks = memory[:, done], memory[:, lost]
     concordant = _at_least(fits, breaks).sum()
     discordant = _at_least(breaks, fits).sum()
-    if not lost.any() or not concordant > discordant:
+    if not lost.any() or not (always or concordant > discordant) or not np.isfinite(node).any():
         return np.full(len(table), chance * everywhere)
     s = _at_least(memory, fits).sum(axis=1)
     f = _at_least(breaks, memory).sum(axis=0)
@@ -79,12 +79,15 @@ def truncated_normal(mean: Array, spread: Array, bound: Array) -> tuple[Array, A
     return mean + spread * h, variance, np.asarray(ndtr(-a))
 
 
-def search_base(problem: Problem, runs: Runs, seen: Measured) -> Prediction:
-    """What every search model starts from: no runtime believed, memory needed, and the chance of completing."""
+def search_base(problem: Problem, runs: Runs, seen: Measured, *, always: bool = False) -> Prediction:
+    """What every search model starts from: no runtime believed, memory needed, and the chance of completing.
+
+    `always` is that of `completing`.
+    """
     memory = MemoryLimit.of(problem, runs)
     return replace(
         nothing_known(problem),
-        completing=completing(problem, seen),
+        completing=completing(problem, seen, always=always),
         excluded=memory.excluded,
         reasons=memory.reasons,
         binding=lambda i: memory.remark(i).removeprefix("; "),

@@ -68,7 +68,7 @@ def features(problem: Problem) -> Features:
             continue
         numeric = pd.to_numeric(table[name], errors="coerce")
         if (numeric.notna() | table[name].isna()).all():
-            columns += [(n, v, group) for n, v in _numeric(name, numeric.to_numpy(float))]
+            columns += [(n, v, group) for n, v in number_columns(name, numeric.to_numpy(float))]
         else:
             text[name] = table[name].astype(object).where(table[name].notna(), "").astype(str)
         group += 1
@@ -90,8 +90,8 @@ def features(problem: Problem) -> Features:
     )
 
 
-def _numeric(name: str, values: Array) -> list[tuple[str, Array]]:
-    """A number column: its logarithm when positive and spanning more than a factor WIDE."""
+def number_columns(name: str, values: Array) -> list[tuple[str, Array]]:
+    """A number column in [0, 1], its logarithm when positive and spanning more than a factor WIDE; missing cells as above."""
     known = values[np.isfinite(values)]
     if len(known) and known.min() > 0 and known.max() > WIDE * known.min():
         values = np.log(values)

@@ -47,6 +47,10 @@ class ArchiveCells:
     """Completed runs by configuration."""
     runs: Array
     """Runs by configuration."""
+    names: npt.NDArray[np.object_]
+    """Name of each workload, sorted."""
+    application: npt.NDArray[np.object_]
+    """Application of each context."""
 
     @property
     def completing(self) -> Array:
@@ -107,6 +111,8 @@ def archive_cells(problem: Problem) -> ArchiveCells:
         workloads=len(names),
         completed=np.bincount(row[done], minlength=n).astype(float),
         runs=np.bincount(row, minlength=n).astype(float),
+        names=np.asarray(names, dtype=object),
+        application=frame["application"].groupby(context).min().to_numpy(object),
     )
 
 

@@ -69,6 +69,8 @@ def as_text(answer: Recommendation) -> str:
         unit = "USD/run p50" if first.cost_usd else "USD per node-hour"
         lines += ["", f"Ways to pay for {first.instance_type} x{first.node_count}, {unit}: {', '.join(ways)}."]
     lines += ["", f"Strategy {answer.strategy}: {answer.why}."]
+    if answer.guarantee is not None:
+        lines.append(f"{answer.guarantee.sentence}.")
     if answer.next_run is not None:
         lines.append(f"Measure next: {_run(answer.next_run)}.")
     if answer.excluded:

@@ -5,8 +5,15 @@ Notation
 v_i  objective (USD of a run, or seconds) of configuration i under its cheapest way to pay
 μ_i, σ_i  mean and standard deviation of the noiseless ln v_i       m  ln of the best feasible measured objective
 p_i  P(a run completes, and within deadline and budget), noise of the run included
+q_i  P(a run completes)
+l_i  standard deviations by which the noiseless ln(runtime) may exceed its mean and still meet deadline and budget
 
-    EI_i = (m − μ_i) Φ(z_i) + σ_i φ(z_i),  z_i = (m − μ_i)/σ_i        score_i = EI_i p_i       (CherryPick, sec. 3)
+    EI_i = (m − μ_i) Φ(z_i) + σ_i φ(z_i),  z_i = (m − μ_i)/σ_i        score_i = q_i E[max(m − ln v_i, 0); constraints hold]
+
+CherryPick (sec. 3) takes EI_i p_i, as if cost and time were independent. On a known price they are one unknown, ε:
+ln v = μ + σ ε meets the constraints where ε <= l, and below the cap c = min(m, μ + σ l) the expectation is exactly
+
+    E[max(m − ln v, 0); ε <= l] = EI(c) + (m − c) Φ(l)                  (EI itself where no constraint binds)
 """
 
 from __future__ import annotations
@@ -19,7 +26,7 @@ import pandas as pd
 from scipy.special import ndtr
 
 from recommender.candidates import Configuration
-from recommender.models import Array, PerformanceModel, Prediction, configuration_rows, measured
+from recommender.models import Array, Measured, PerformanceModel, Prediction, configuration_rows, measured
 from recommender.models._skopt import expected_improvement
 from recommender.pricing import BY_NAME, PurchaseOption, price_option
 from recommender.problem import Objective, Problem
@@ -70,6 +77,8 @@ class Values:
     """σ, the noise of a single run left out."""
     feasible: Array
     """p."""
+    limit: Array
+    """l; inf where nothing is constrained."""
 
 
 def log_objective(
@@ -101,14 +110,19 @@ def values(problem: Problem, prediction: Prediction) -> Values:
     """
     ln_t, steps = prediction.log_runtime, np.array([[-1.0], [0.0], [1.0]])
     low, mean, high = log_objective(problem, ln_t + steps * prediction.latent, objective=problem.objective)
-    feasible = prediction.completing.copy()
+    feasible, limit = prediction.completing.copy(), np.full(len(ln_t), np.inf)
+    latent = np.maximum(prediction.latent, 1e-9)
     if problem.deadline_s is not None:
-        feasible *= ndtr((np.log(problem.deadline_s) - ln_t) / prediction.spread)
+        room = np.log(problem.deadline_s) - ln_t
+        feasible *= ndtr(room / prediction.spread)
+        limit = room / latent
     if problem.budget_usd is not None:
         cost = log_objective(problem, ln_t + steps * prediction.spread, objective="cost")
         spread = np.maximum((cost[2] - cost[0]) / 2.0, 1e-9)  # within a billing minimum cost does not move at all
-        feasible *= ndtr((np.log(problem.budget_usd) - cost[1]) / spread)
-    return Values(mean, (high - low) / 2.0, feasible)
+        room = np.log(problem.budget_usd) - cost[1]
+        feasible *= ndtr(room / spread)
+        limit = np.minimum(limit, room / spread * (prediction.spread / latent))
+    return Values(mean, (high - low) / 2.0, feasible, limit)
 
 
 def feasible_values(problem: Problem, log_runtime: Array) -> Array:
@@ -132,7 +146,7 @@ def incumbent(problem: Problem, runs: Runs) -> tuple[float, int] | None:
 
 @dataclass(frozen=True)
 class ConstrainedImprovement:
-    """CherryPick's acquisition: expected improvement of ln(objective) x P(the constraints hold).
+    """Expected improvement of ln(objective) where the constraints hold; CherryPick's without constraints.
 
     While no feasible configuration was measured, P alone is maximised (Gelbart et al. 2014; the paper leaves it open).
     """
@@ -141,7 +155,7 @@ class ConstrainedImprovement:
     """False: deadline and budget are left to the recommendation, as in CherryPick's released code."""
 
     def scores(self, problem: Problem, runs: Runs, prediction: Prediction, model: PerformanceModel) -> Scores:
-        """Return EI x p; `improvement` is 1 − exp(−EI p)."""
+        """Return the score above; `improvement` is 1 − exp(−score)."""
         if not self.constrained:
             problem = unconstrained(problem)
         believed, best = values(problem, prediction), incumbent(problem, runs)
@@ -150,9 +164,58 @@ class ConstrainedImprovement:
             return Scores(score, None, None, "most likely to meet the constraints, which nothing measured does")
         known = np.isfinite(believed.mean)
         gain = np.full(len(known), np.nan)
-        gain[known] = expected_improvement(believed.mean[known], believed.spread[known], best[0])
-        score = gain * believed.feasible
+        mean, spread, limit = believed.mean[known], believed.spread[known], believed.limit[known]
+        cap = np.minimum(best[0], mean + np.maximum(spread, 1e-12) * limit)  # an infinite limit caps nothing
+        gain[known] = expected_improvement(mean - cap, spread, 0.0) + (best[0] - cap) * ndtr(limit)
+        score = gain * prediction.completing
         return Scores(score, -np.expm1(-score), float(np.exp(best[0])), "largest expected improvement")
+
+
+@dataclass(frozen=True)
+class MixtureImprovement:
+    """Expected improvement x P(the constraints hold).
+
+    Of a model that is a mixture the improvement is the mean over its parts, so that a small chance of a large saving is
+    not averaged away first. While nothing measured is feasible, the improvement on the candidates' median is taken.
+    """
+
+    def scores(self, problem: Problem, runs: Runs, prediction: Prediction, model: PerformanceModel) -> Scores:
+        """Return EI p; `improvement` is 1 − exp(−EI p)."""
+        mixture = prediction.mixture
+        assert mixture is not None, "a model that is a mixture is needed"
+        n, ln_t = len(prediction.log_runtime), prediction.log_runtime
+        centre = mixture.moments[0]
+        if not np.isfinite(ln_t).any():
+            # Only the order is known. Without a level it is priced as if runs took an hour, beyond any billing minimum.
+            ln_t = centre + (np.log(3600.0) if np.isnan(mixture.level) else 0.0)
+        low, value, high = log_objective(problem, ln_t + np.array([[-0.1], [0.0], [0.1]]), objective=problem.objective)
+        slope = (high - low) / 0.2
+        best, seen = incumbent(problem, runs), measured(problem, runs)
+        reference = best[0] if best else float(np.nanmedian(value))
+        gain = np.empty(n)
+        for block, weight, mean, spread, _ in mixture.blocks(np.arange(n)):
+            v = value[block] + slope[block] * (mean - centre[block])
+            sigma = np.maximum(spread * slope[block], 1e-9)
+            z = (reference - v) / sigma
+            gain[block] = weight @ (sigma * (z * ndtr(z) + np.exp(-0.5 * z**2) / np.sqrt(2.0 * np.pi)))
+        feasible = prediction.completing * self._constraints(problem, prediction, ln_t, seen)
+        score = gain * feasible
+        if best is None:
+            return Scores(score, None, None, "likely to be good, and to show what is")
+        return Scores(score, -np.expm1(-score), float(np.exp(best[0])), "largest expected improvement")
+
+    def _constraints(self, problem: Problem, prediction: Prediction, ln_t: Array, seen: Measured) -> Array:
+        """P(deadline, budget and the longest limit met hold); shape (configurations,)."""
+        mixture, result = prediction.mixture, np.ones(len(ln_t))
+        if mixture is None or np.isnan(mixture.level):
+            return result
+        if problem.deadline_s is not None:
+            result = mixture.below(np.full(len(ln_t), np.log(problem.deadline_s)))
+        if problem.budget_usd is not None:
+            steps = np.array([[-1.0], [0.0], [1.0]]) * prediction.spread
+            low, cost, high = log_objective(problem, ln_t + steps, objective="cost")
+            result = result * ndtr((np.log(problem.budget_usd) - cost) / np.maximum((high - low) / 2.0, 1e-9))
+        return result
 
 
 def unconstrained(problem: Problem) -> Problem:

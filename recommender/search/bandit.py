@@ -30,6 +30,7 @@ from recommender.problem import Problem
 from recommender.recommendation import NextRun, Recommendation
 from recommender.runs import Runs
 from recommender.search.acquisition import feasible_values
+from recommender.search.stopping import over_budget
 
 Indices = npt.NDArray[np.intp]
 
@@ -71,6 +72,8 @@ class CloudBandit:
         while waiting := self._turn(problem, runs, arms, exhausted):
             name = waiting[0]
             found = self.inner.suggest(restricted(problem, arms[name]), runs, rng=rng)
+            if over_budget(problem, runs, found):
+                return None
             if found is not None:
                 plain = {"why": "proposed by the arm's search", **vars(found)}
                 return NextRun(**plain | {"why": f"arm {name}: {plain['why']}"})
@@ -131,6 +134,7 @@ def restricted(problem: Problem, rows: Indices) -> Problem:
     kept = np.flatnonzero(position[offers.configuration] >= 0)
     return replace(
         problem,
+        search_budget_usd=None,  # what other arms' runs cost could not be told here
         candidates=Candidates(
             candidates.configurations.iloc[rows].reset_index(drop=True),
             replace(

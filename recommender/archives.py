@@ -1,0 +1,255 @@
+"""Archives: runs of past workloads under a name, one Parquet file each, with where every row came from.
+
+A file holds the runs table and, for each row, `source` (what it was read from), `licence` (under which it may be used) and
+`added_at`. Files are replaced atomically, one writer at a time.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+
+from recommender.errors import InputError, UnknownNameError, did_you_mean
+from recommender.models.archive import FEWEST, archived
+from recommender.problem import build_problem
+from recommender.runs import Runs, read_runs
+from recommender.table_files import locked, replace_table, write_table
+from recommender.tables import RUNS, Column, read_table
+
+ARCHIVES_VARIABLE = "RECOMMENDER_ARCHIVES"
+NAME = r"[\w][\w.+-]{0,99}"
+PROVENANCE = ("source", "licence", "added_at")
+SCHEMA = replace(
+    RUNS,
+    what="archive",
+    columns=(
+        *RUNS.columns,
+        Column("source", "text", required=True),
+        Column("licence", "text", required=True, blank=True),
+        Column("added_at", "timestamp", required=True),
+    ),
+)
+SAME = 3
+"""Cells that two workloads must share, to the last digit, to be one workload under two names."""
+
+
+def archives_path(path: str | Path | None = None) -> Path:
+    """Return the store's directory: `path`, else `RECOMMENDER_ARCHIVES`, else one in the user's data directory."""
+    if path is not None or os.environ.get(ARCHIVES_VARIABLE):
+        return Path(path if path is not None else os.environ[ARCHIVES_VARIABLE])
+    import platformdirs
+
+    return platformdirs.user_data_path("recommender") / "archives"
+
+
+@dataclass(frozen=True, eq=False)
+class Archive:
+    """One archive, as it is kept."""
+
+    name: str
+    runs: Runs
+    provenance: pd.DataFrame
+    """source, licence and added_at of each run."""
+
+    def sources(self) -> pd.DataFrame:
+        """One row a source: source, licence, added_at, runs, workloads."""
+        table = self.provenance.assign(workload=self.runs.frame["workload"])
+        groups = table.groupby(list(PROVENANCE), dropna=False, sort=True)["workload"]
+        return groups.agg(runs="size", workloads="nunique").reset_index()
+
+    def table(self) -> pd.DataFrame:
+        """The runs with their provenance; optional columns that are empty throughout left out."""
+        frame = pd.concat([self.runs.frame, self.provenance], axis=1)
+        needed = {column.name for column in SCHEMA.columns if column.required}
+        return frame.drop(columns=[c for c in frame if c not in needed and frame[c].isna().all()])
+
+
+class Archives:
+    """The archives of one directory."""
+
+    def __init__(self, path: str | Path | None = None) -> None:
+        """Name the directory (default: `archives_path()`); it is made when the first archive is added."""
+        self.path = archives_path(path)
+
+    def names(self) -> list[str]:
+        """Return the names of all archives, sorted."""
+        return sorted(file.stem for file in self.path.glob("*.parquet")) if self.path.is_dir() else []
+
+    def open(self, name: str) -> Archive:
+        """Return an archive. Raises UnknownNameError."""
+        if name not in self.names():
+            known = self.names()
+            have = ", ".join(known) or "none"
+            raise UnknownNameError(
+                f"there is no archive {name!r} in {self.path}{did_you_mean(name, known)} (it holds: {have})"
+            )
+        return read_archive(self._file(name))
+
+    def add(
+        self,
+        name: str,
+        source: str | Path,
+        *,
+        licence: str | None = None,
+        label: str | None = None,
+        again: bool = False,
+    ) -> Archive:
+        """Add the runs of a table to an archive, which is made where there is none; return the archive.
+
+        Parameters
+        ----------
+        licence
+            Under which the runs may be used; None: not stated.
+        label
+            What the source is called; None: its file's name.
+        again
+            Replace the runs that came from this source before, instead of refusing.
+
+        Raises
+        ------
+        InputError
+            For a name that is none, an unreadable table, and a source that is there already.
+        """
+        if not re.fullmatch(NAME, name):
+            raise InputError(f"{name!r} cannot name an archive; letters, digits and . _ + - are allowed, at most 100")
+        runs, label = read_runs(source), label or Path(source).name
+        if not len(runs):
+            raise InputError(f"{source} holds no runs: there is nothing to add")
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise InputError(f"the archives' directory {self.path} cannot be made ({error.strerror})") from error
+        now = pd.Timestamp(datetime.now(UTC)).floor("s")
+        new = runs.frame.assign(source=label, licence=licence, added_at=now)
+        with locked(self._file(name)):
+            if name in self.names():
+                old = self.open(name).table()
+                known = old["source"] == label
+                if known.any() and not again:
+                    raise InputError(
+                        f"archive {name} already holds {int(known.sum())} runs from {label!r}; replace them with --replace, or "
+                        "name this source otherwise with --source"
+                    )
+                columns = [*old, *(c for c in new if c not in old)]
+                parts = [part.reindex(columns=columns).astype(object) for part in (old[~known], new)]
+                new = pd.concat(parts, ignore_index=True)
+            new = read_table(new, SCHEMA, name=f"archive {name}")
+            replace_table(_split(new, name).table(), self._file(name))
+        return self.open(name)
+
+    def _file(self, name: str) -> Path:
+        return self.path / f"{name}.parquet"
+
+
+def read_archive(path: Path) -> Archive:
+    """Return the archive of a file that `Archives.add` or `export` wrote. Raises RecommenderError."""
+    return _split(read_table(path, SCHEMA), path.stem)
+
+
+def _split(frame: pd.DataFrame, name: str) -> Archive:
+    return Archive(name, Runs.from_frame(frame.drop(columns=list(PROVENANCE))), frame[list(PROVENANCE)])
+
+
+def named_or_table(source: str | Path, store: str | Path | None = None) -> Runs | Path:
+    """What `--archive` means: a runs table, the file of an archive, or the name of one in the store."""
+    path = Path(source)
+    if path.exists():
+        return read_archive(path).runs if path.suffix == ".parquet" and _has_provenance(path) else path
+    archives = Archives(store)
+    return archives.open(str(source)).runs if str(source) in archives.names() else path
+
+
+def _has_provenance(path: Path) -> bool:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        return set(PROVENANCE) <= set(pq.read_schema(path).names)
+    except (OSError, pa.ArrowException):
+        return False
+
+
+def export(archive: Archive, path: str | Path, *, plain: bool = False) -> None:
+    """Write an archive as CSV or Parquet; `plain`: as a runs table, without the provenance of its rows."""
+    frame = archive.table()
+    write_table(frame.drop(columns=list(PROVENANCE)) if plain else frame, path)
+
+
+@dataclass(frozen=True)
+class Report:
+    """What there is to know before trusting an archive."""
+
+    runs: int
+    incomplete: int
+    """Runs that failed or were stopped."""
+    workloads: int
+    configurations: int
+    coverage: float
+    """Share of (workload at one input, configuration) cells with a completed run."""
+    thin: int
+    """Workloads, each at one input, that completed on fewer than two configurations: nothing can be learnt from them."""
+    problems: tuple[str, ...]
+    """Sentences: other units, outliers, contradictions, one workload under two names, no licence."""
+
+
+def check(archive: Archive) -> Report:
+    """Look an archive through, on all configurations that were ever run."""
+    frame = archive.runs.frame
+    recorded = frame[["instance_type", "node_count", *archive.runs.params]].drop_duplicates(ignore_index=True)
+    problems = list[str]()
+    if (frame["status"] == "completed").any():
+        problem, _ = build_problem(
+            None, workload=None, archive=[archive.runs], candidates=recorded, objective="runtime"
+        )
+        looked = archived(problem)
+        y = looked.cells.log_runtime
+        problems += [sentence.replace("of the archive ", "") for sentence in looked.warnings]
+        if archive.runs.frame["workload"].nunique() < FEWEST:
+            problems.append(
+                f"fewer than {FEWEST} workloads: other units and outliers cannot be told from real differences"
+            )
+        names = looked.cells.names[looked.cells.workload]
+    else:
+        y, names = np.full((1, len(recorded)), np.nan), np.array([], dtype=object)
+        problems.append("no run completed: nothing can be learnt from it")
+    filled = np.isfinite(y)
+    problems += _twins(y, names)
+    unlicensed = archive.provenance["licence"].isna()
+    if unlicensed.any():
+        sources = ", ".join(map(str, archive.provenance.loc[unlicensed, "source"].unique()))
+        problems.append(f"{int(unlicensed.sum())} runs state no licence (from {sources})")
+    return Report(
+        runs=len(frame),
+        incomplete=int((frame["status"] != "completed").sum()),
+        workloads=frame["workload"].nunique(),
+        configurations=len(recorded),
+        coverage=float(filled.mean()),
+        thin=int((filled.sum(axis=1) < 2).sum()),
+        problems=tuple(problems),
+    )
+
+
+def _twins(y: npt.NDArray[np.float64], names: npt.NDArray[np.object_]) -> list[str]:
+    """Workloads that took the same time, to the last digit, wherever both ran."""
+    u, i = np.nonzero(np.isfinite(y))
+    cells = pd.DataFrame({"u": u, "cell": [f"{c} {v:.12g}" for c, v in zip(i, y[u, i], strict=True)]})
+    often = cells["cell"].map(cells["cell"].value_counts())
+    cells = cells[(often > 1) & (often <= 50)]
+    both = cells.merge(cells, on="cell")
+    both = both[both["u_x"] < both["u_y"]]
+    pairs, shared = np.unique(both[["u_x", "u_y"]].to_numpy(), axis=0, return_counts=True)
+    found = []
+    for (a, b), same in zip(pairs[shared >= SAME], shared[shared >= SAME], strict=True):
+        common = int((np.isfinite(y[a]) & np.isfinite(y[b])).sum())
+        if same == common and names[a] != names[b]:
+            found.append(
+                f"{names[a]} and {names[b]} took the same time on all {common} configurations both ran: one workload?"
+            )
+    return found

@@ -1,0 +1,130 @@
+"""`recommender archive`: keep runs of past workloads under a name, with where they came from."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from recommender.commands.options import Format, FormatOption
+
+app = typer.Typer(help="Archives: runs of past workloads, for --archive NAME.", no_args_is_help=True)
+
+Store = Annotated[Path | None, typer.Option("--store", help="Directory of the archives (or set RECOMMENDER_ARCHIVES).")]
+Name = Annotated[str, typer.Argument(help="Name of the archive.")]
+
+
+@app.command("add")
+def add_command(
+    name: Name,
+    table: Annotated[Path, typer.Argument(help="Runs table (CSV or Parquet).")],
+    licence: Annotated[str | None, typer.Option(help="Licence of these runs, kept with each of them.")] = None,
+    source: Annotated[str | None, typer.Option(help="What the source is called; default: the file's name.")] = None,
+    replace: Annotated[bool, typer.Option("--replace", help="Replace the runs added from this source before.")] = False,
+    store: Store = None,
+) -> None:
+    """Add the runs of a table to an archive, and say what looks wrong.
+
+    Example: recommender archive add spark scout/runs.csv --licence MIT
+    """
+    from recommender.archives import Archives, check
+
+    archive = Archives(store).add(name, table, licence=licence, label=source, again=replace)
+    typer.echo(f"{name}: {len(archive.runs)} runs of {len(archive.runs.workloads)} workloads")
+    for sentence in check(archive).problems:
+        typer.echo(f"note: {sentence}", err=True)
+
+
+@app.command("list")
+def list_command(form: FormatOption = Format.TABLE, store: Store = None) -> None:
+    """List the archives."""
+    from recommender.archives import Archives
+
+    archives = Archives(store)
+    rows = [
+        {
+            "name": name,
+            "runs": len(archive.runs),
+            "workloads": len(archive.runs.workloads),
+            "sources": archive.provenance["source"].nunique(),
+            "licences": ", ".join(sorted(archive.provenance["licence"].dropna().unique())) or "not stated",
+        }
+        for name in archives.names()
+        for archive in [archives.open(name)]
+    ]
+    if not rows and form is Format.TABLE:
+        typer.echo(f"no archives in {archives.path}; make one with: recommender archive add NAME RUNS", err=True)
+        return
+    _print(rows, ["name", "runs", "workloads", "sources", "licences"], form)
+
+
+@app.command("show")
+def show_command(name: Name, form: FormatOption = Format.TABLE, store: Store = None) -> None:
+    """Show where the runs of an archive came from: source, licence, when they were added, how many."""
+    from recommender.archives import Archives
+
+    table = Archives(store).open(name).sources()
+    table["added_at"] = table["added_at"].map(lambda t: t.isoformat().replace("+00:00", "Z"))
+    table["licence"] = table["licence"].astype(object).where(table["licence"].notna(), None)
+    rows = [{str(c): v for c, v in row.items()} for row in table.to_dict("records")]
+    _print(rows, list(map(str, table)), form)
+
+
+@app.command("check")
+def check_command(name: Name, form: FormatOption = Format.TABLE, store: Store = None) -> None:
+    """Report coverage, outliers, units that look wrong and workloads that occur twice."""
+    from recommender.archives import Archives, check
+
+    report = check(Archives(store).open(name))
+    if form is Format.JSON:
+        typer.echo(json.dumps(asdict(report), indent=2, ensure_ascii=False))
+        return
+    if form is Format.CSV:
+        _print([{"problem": sentence} for sentence in report.problems], ["problem"], form)
+        return
+    typer.echo(
+        f"{report.runs} runs, {report.incomplete} of them not completed; {report.workloads} workloads x "
+        f"{report.configurations} configurations, {report.coverage:.0%} of the cells filled"
+    )
+    if report.thin:
+        typer.echo(f"{report.thin} workloads completed on fewer than two configurations: nothing is learnt from them")
+    for sentence in report.problems or ("nothing looks wrong",):
+        typer.echo(f"- {sentence}")
+
+
+@app.command("export")
+def export_command(
+    name: Name,
+    out: Annotated[Path, typer.Argument(help="File to write (.csv or .parquet).")],
+    plain: Annotated[bool, typer.Option("--plain", help="A runs table, without source, licence and date.")] = False,
+    store: Store = None,
+) -> None:
+    """Write an archive to a file."""
+    from recommender.archives import Archives, export
+
+    archive = Archives(store).open(name)
+    export(archive, out, plain=plain)
+    typer.echo(f"{len(archive.runs)} runs written to {out}", err=True)
+
+
+def _print(rows: list[dict[str, object]], columns: list[str], form: Format) -> None:
+    if form is Format.JSON:
+        typer.echo(json.dumps(rows, indent=2, ensure_ascii=False))
+        return
+    if form is Format.CSV:
+        import csv
+        import io
+
+        text = io.StringIO()
+        writer = csv.DictWriter(text, fieldnames=columns, lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+        typer.echo(text.getvalue(), nl=False)
+        return
+    cells = [[("-" if row[c] is None else str(row[c])) for c in columns] for row in rows]
+    widths = [max(map(len, column)) for column in zip(columns, *cells, strict=True)]
+    for line in [columns, *cells]:
+        typer.echo("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip())

@@ -1,0 +1,292 @@
+"""The archive, looked through once: what is believable in it, and the one place where what was fitted to it is kept.
+
+Notation
+--------
+y[u, i]  ln(runtime in s) of context u (a workload at one input) on configuration i, mean over its completed runs
+y[u, i] ≈ level[u] + column[i] + residual[u, i]     (`additive`)
+x[u, c]  activity counter c of context u: mean over runs of (ln(1 + counter) − its mean on that configuration)/deviation
+
+What contradicts the rest is left out and said, so that it cannot bend the answer: repetitions that differ tenfold, cells
+tenfold off the additive model where the archive's own scatter is far smaller, and workloads whose level or scatter is
+out of all proportion (seconds noted as milliseconds, most likely).
+"""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Callable, Hashable
+from dataclasses import dataclass, replace
+from typing import TypeVar, cast
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+
+from recommender.errors import InsufficientEvidenceError
+from recommender.models import Array, configuration_rows
+from recommender.models.yardsticks import ArchiveCells, additive, archive_cells
+from recommender.problem import Problem
+from recommender.runs import Runs
+
+CONTRADICTION = float(np.log(10.0))
+"""Least difference of ln(runtime) between repetitions, or of a cell from the additive model, that is left out."""
+SCATTER = 5.0
+"""A cell's residual, and a workload's, must also be this many times the archive's (robust) scatter."""
+ROBUST_Z = 4.5
+"""A workload is left out when its level is this many robust standard deviations off the median level."""
+FEWEST = 5
+"""Workloads from which on one of them can be called unusual."""
+MAD = 0.6745
+"""Median absolute deviation of a standard normal."""
+
+Kept = TypeVar("Kept")
+_SHELVES: weakref.WeakKeyDictionary[Runs, dict[Hashable, tuple[weakref.ref[pd.DataFrame], object]]] = (
+    weakref.WeakKeyDictionary()
+)
+
+
+def kept(problem: Problem, key: Hashable, make: Callable[[], Kept]) -> Kept:
+    """What `make` returns, computed once for each archive, candidates and `key`; forgotten with the archive.
+
+    Strategies are pure functions of the evidence: without this every ask would fit the archive again. `make` may depend
+    on nothing but the archive, the configurations and the key.
+    """
+    if problem.archive is None:
+        return make()
+    shelf, table = _SHELVES.setdefault(problem.archive, {}), problem.configurations
+    place = (id(table), key)
+    found = shelf.get(place)
+    if found is None or found[0]() is not table:
+        found = shelf[place] = (weakref.ref(table), make())
+    return cast("Kept", found[1])
+
+
+@dataclass(frozen=True, eq=False)
+class Counters:
+    """Activity counters of the archive's runs, one row a (context, configuration) pair; none: no rows and no columns."""
+
+    context: npt.NDArray[np.intp]
+    configuration: npt.NDArray[np.intp]
+    value: Array
+    """x of the pair, (pairs, counters); NaN unmeasured."""
+    names: tuple[str, ...]
+    centre: Array
+    """Mean of ln(1 + counter) on each configuration, (configurations, counters); NaN where none was recorded."""
+    deviation: Array
+    """Standard deviation over the archive about those, (counters,)."""
+
+    def of(self, context: int, rows: npt.NDArray[np.intp]) -> Array:
+        """Mean x of one context over the configurations `rows`, (counters,); NaN unmeasured."""
+        chosen = self.value[(self.context == context) & np.isin(self.configuration, rows)]
+        return _mean(chosen)
+
+    def contexts(self, count: int) -> Array:
+        """Mean x of each context over all its configurations, (count, counters)."""
+        have = np.isfinite(self.value)
+        total = np.zeros((count, len(self.names)))
+        number = np.zeros_like(total)
+        np.add.at(total, self.context, np.where(have, self.value, 0.0))
+        np.add.at(number, self.context, have)
+        return np.where(number > 0, total / np.maximum(number, 1), np.nan)
+
+    def new(self, frame: pd.DataFrame, row: npt.NDArray[np.intp]) -> Array:
+        """Mean x of a new workload's completed runs on the configurations `row` (-1: another), (counters,); NaN unmeasured."""
+        value = np.log1p(np.maximum(frame.reindex(columns=list(self.names)).to_numpy(float), 0.0))
+        return _mean(((value - self.centre[row]) / self.deviation)[row >= 0])
+
+
+@dataclass(frozen=True, eq=False)
+class Archived:
+    """The archive's believable part; arrays over (contexts, columns)."""
+
+    columns: npt.NDArray[np.intp]
+    """The problem's configurations that the archive ran; "column" and "configuration" below count these."""
+    y: Array
+    """NaN unmeasured or left out."""
+    filled: Array
+    """y, and where every run was stopped what the additive model says, but the time limit at least."""
+    level: Array
+    column: Array
+    """NaN for a configuration that no context ran."""
+    residual: Array
+    workload: npt.NDArray[np.object_]
+    """Name of each context's workload."""
+    application: npt.NDArray[np.object_]
+    counters: Counters
+    cells: ArchiveCells
+    """Everything, what was left out included."""
+    warnings: tuple[str, ...]
+    """What was left out, and why."""
+
+    @property
+    def workloads(self) -> int:
+        """Different workloads."""
+        return len(set(self.workload))
+
+    def part(self, contexts: npt.NDArray[np.intp]) -> Archived:
+        """The archive without all other contexts."""
+        level, column, _ = additive(self.filled[contexts])
+        place = np.full(len(self.y), -1, dtype=np.intp)
+        place[contexts] = np.arange(len(contexts))
+        c = self.counters
+        in_ = place[c.context] >= 0
+        return replace(
+            self,
+            y=self.y[contexts],
+            filled=self.filled[contexts],
+            level=level,
+            column=column,
+            residual=self.y[contexts] - level[:, None] - column,
+            workload=self.workload[contexts],
+            application=self.application[contexts],
+            counters=replace(c, context=place[c.context[in_]], configuration=c.configuration[in_], value=c.value[in_]),
+        )
+
+
+def archived(problem: Problem) -> Archived:
+    """The believable part of a problem's archive, contexts in sorted order; computed once.
+
+    Raises
+    ------
+    InsufficientEvidenceError
+        Without an archive, or when none of its completed runs is of a candidate.
+    """
+    cells = kept(problem, "cells", lambda: archive_cells(problem))
+    return kept(problem, "archived", lambda: _look_through(problem, cells))
+
+
+def _look_through(problem: Problem, cells: ArchiveCells) -> Archived:
+    columns = np.flatnonzero((np.isfinite(cells.log_runtime) | np.isfinite(cells.bound)).any(axis=0))
+    y, bound, said = cells.log_runtime[:, columns], cells.bound[:, columns], list[str]()
+    names = cells.names[cells.workload]
+    twice = _contradictions(problem, cells, columns)
+    if twice.any():
+        y[twice] = np.nan
+        said.append(
+            f"{int(twice.sum())} configurations of {_list(names[twice.any(axis=1)])} have repetitions in the archive that "
+            "differ more than tenfold: they are left out"
+        )
+    keep = np.asarray(np.isfinite(y).any(axis=1))
+    odd = np.asarray(keep & _unusual(y))
+    if odd.any():
+        level, _, _ = additive(y, bound)
+        ratio = np.exp(np.abs(level[odd] - np.median(level[keep & ~odd])))
+        said.append(
+            f"{_list(names[odd])} of the archive {'is' if odd.sum() == 1 else 'are'} left out: runtimes {ratio.max():,.0f} x "
+            "off the typical workload, or scattered out of proportion to the others (seconds are expected: was another "
+            "unit noted?)"
+        )
+        keep &= ~odd
+    if not keep.any():
+        raise InsufficientEvidenceError(f"nothing believable is left of the archive: {'; '.join(said)}")
+    part = y[keep]
+    residual = additive(part, bound[keep])[2]
+    scatter = np.nanmedian(np.abs(residual)) / MAD
+    far = np.abs(np.nan_to_num(residual)) > max(CONTRADICTION, SCATTER * scatter)
+    if far.any() and len(part) >= FEWEST:
+        said.append(
+            f"{int(far.sum())} cells of {_list(names[keep][far.any(axis=1)])} are left out: more than tenfold off what their "
+            "workload and configuration take otherwise"
+        )
+        part = np.where(far, np.nan, part)
+        rest = np.isfinite(part).any(axis=1)
+        keep[np.flatnonzero(keep)[~rest]] = False
+        part = part[rest]
+    left = (np.isfinite(part) | np.isfinite(bound[keep])).any(axis=0)
+    part, bound, columns = part[:, left], bound[keep][:, left], columns[left]
+    level, column, residual = additive(part, bound)
+    censored = np.isnan(part) & np.isfinite(bound)
+    filled = np.where(censored, np.fmax(bound, level[:, None] + column), part)
+    place = np.full(len(keep), -1, dtype=np.intp)
+    place[keep] = np.arange(int(keep.sum()))
+    return Archived(
+        columns=columns,
+        y=part,
+        filled=filled,
+        level=level,
+        column=column,
+        residual=residual,
+        workload=names[keep],
+        application=cells.application[keep],
+        counters=_counters(problem, cells, place, columns),
+        cells=cells,
+        warnings=tuple(said),
+    )
+
+
+def _contexts(problem: Problem, cells: ArchiveCells) -> tuple[pd.DataFrame, npt.NDArray[np.intp], npt.NDArray[np.intp]]:
+    """Completed runs of candidates, their configurations and their contexts as `archive_cells` numbers them."""
+    assert problem.archive is not None
+    frame = problem.archive.frame
+    row = configuration_rows(problem, frame)
+    frame, row = frame[row >= 0], row[row >= 0]
+    context = frame.groupby(["workload", *problem.archive.inputs], dropna=False, sort=True).ngroup().to_numpy()
+    if int(context.max()) + 1 != len(cells.workload):
+        context = pd.factorize(frame["workload"].to_numpy(object), sort=True)[0]
+    done = (frame["status"] == "completed").to_numpy()
+    return frame[done], row[done], np.asarray(context[done], dtype=np.intp)
+
+
+def _contradictions(problem: Problem, cells: ArchiveCells, columns: npt.NDArray[np.intp]) -> npt.NDArray[np.bool_]:
+    frame, row, context = _contexts(problem, cells)
+    row, shape = np.searchsorted(columns, row), (len(cells.workload), len(columns))
+    low, high = np.full(shape, np.inf), np.full(shape, -np.inf)
+    log_t = np.log(frame["runtime_s"].to_numpy(float))
+    np.minimum.at(low, (context, row), log_t)
+    np.maximum.at(high, (context, row), log_t)
+    return np.asarray(high - low > CONTRADICTION)
+
+
+def _unusual(y: Array) -> npt.NDArray[np.bool_]:
+    """Contexts whose level or scatter is out of proportion to all others; none among fewer than FEWEST."""
+    some = np.isfinite(y).any(axis=1)
+    odd = np.zeros(len(y), dtype=bool)
+    for _ in range(3):  # what is found hides what is left
+        use = some & ~odd
+        if use.sum() < FEWEST:
+            return odd
+        level, _, residual = additive(y[use])
+        off = np.abs(level - np.median(level))
+        scatter = np.sqrt(np.nanmean(residual**2, axis=1))
+        # A factor e of deviation at least: workloads of one size would make any other look unusual.
+        more = off > ROBUST_Z * max(float(np.median(off)) / MAD, 1.0)
+        more |= scatter > max(1.0, SCATTER * float(np.median(scatter)))
+        if not more.any():
+            return odd
+        odd[np.flatnonzero(use)[more]] = True
+    return odd
+
+
+def _counters(
+    problem: Problem, cells: ArchiveCells, place: npt.NDArray[np.intp], columns: npt.NDArray[np.intp]
+) -> Counters:
+    n = len(columns)
+    frame, row, context = _contexts(problem, cells)
+    use = (place[context] >= 0) & np.isin(row, columns)
+    frame, row, context = frame[use], np.searchsorted(columns, row[use]), place[context[use]]
+    names = tuple(sorted(c for c in map(str, frame) if c.startswith("metric.") and frame[c].notna().any()))
+    value = np.log1p(np.maximum(frame[list(names)].to_numpy(float), 0.0))
+    table = pd.DataFrame(value).groupby(row).mean().reindex(range(n))
+    centre = table.to_numpy(float).reshape(n, len(names))
+    apart = value - centre[row]
+    deviation = np.sqrt(np.nanmean(apart**2, axis=0)) if len(names) else np.zeros(0)
+    use = deviation > 0
+    names = tuple(np.array(names, dtype=object)[use])
+    apart, centre, deviation = apart[:, use] / deviation[use], centre[:, use], deviation[use]
+    have = np.isfinite(apart).any(axis=1)
+    pairs = pd.DataFrame(apart[have]).groupby([context[have], row[have]]).mean()
+    index = np.array(list(pairs.index), dtype=np.intp).reshape(-1, 2)
+    value = pairs.to_numpy(float).reshape(len(index), len(names))
+    return Counters(index[:, 0], index[:, 1], value, names, centre, deviation)
+
+
+def _mean(rows: Array) -> Array:
+    have = np.isfinite(rows)
+    count = have.sum(axis=0)
+    total = np.where(have, rows, 0.0).sum(axis=0)
+    return np.where(count > 0, total / np.maximum(count, 1), np.nan)
+
+
+def _list(names: npt.NDArray[np.object_], most: int = 5) -> str:
+    plain = list(dict.fromkeys(map(str, names)))
+    return ", ".join(plain[:most]) + (f" and {len(plain) - most} more" if len(plain) > most else "")

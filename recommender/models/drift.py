@@ -1,0 +1,69 @@
+"""Has a recurring workload changed? Its runs in the order of time, each held against earlier ones of its configuration.
+
+Notation: run t took T_t; its configuration ran k times since the last change, with mean ln T and standard deviation s
+between repetitions, pooled over configurations and shrunk to NOISE_PRIOR. It is a change when
+|ln T_t − mean| > CHANGE s √(1 + 1/k). Runs of other configurations say nothing: how those differ is what is asked.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+
+from recommender.models import NOISE_PRIOR, NOISE_PRIOR_DOF, Array, configuration_rows
+from recommender.problem import Problem
+from recommender.runs import Runs
+
+CHANGE = 4.0
+"""Standard deviations from which on a run does not belong with those before it."""
+
+
+def since_change(problem: Problem, runs: Runs) -> tuple[Runs, str]:
+    """The runs since the workload last changed, and what happened in words; all of them and '' where nothing did.
+
+    Only runs that all say when they started can be put in order.
+    """
+    frame = runs.frame
+    if len(frame) < 2 or frame["started_at"].isna().any():
+        return runs, ""
+    frame = frame.iloc[np.argsort(frame["started_at"].to_numpy(), kind="stable")].reset_index(drop=True)
+    row, log_t = _whole(problem, frame), np.log(frame["runtime_s"].to_numpy(float))
+    start, said = 0, ""
+    for t in np.flatnonzero(row >= 0):
+        before = np.arange(start, t)[row[start:t] >= 0]
+        same = before[row[before] == row[t]]
+        if not len(same):
+            continue
+        apart = float(log_t[t] - log_t[same].mean())
+        if abs(apart) > CHANGE * _noise(row[before], log_t[before]) * np.sqrt(1.0 + 1.0 / len(same)):
+            start, said = int(t), _sentence(problem, frame.iloc[t], int(row[t]), apart)
+    return (Runs(frame.iloc[start:].reset_index(drop=True)), said) if said else (runs, "")
+
+
+def _noise(row: npt.NDArray[np.intp], log_t: Array) -> float:
+    """s."""
+    _, group = np.unique(row, return_inverse=True)
+    count = np.bincount(group)
+    squares = float(((log_t - (np.bincount(group, log_t) / count)[group]) ** 2).sum())
+    return float(np.sqrt((squares + NOISE_PRIOR_DOF * NOISE_PRIOR**2) / (NOISE_PRIOR_DOF + len(row) - len(count))))
+
+
+def _whole(problem: Problem, frame: pd.DataFrame) -> npt.NDArray[np.intp]:
+    """Configuration of each completed run of all its vCPUs at the input asked about; -1 for other runs."""
+    row = configuration_rows(problem, frame)
+    vcpus, used = problem.configurations["vcpus"].to_numpy(float)[row], frame["vcpus"].to_numpy(float)
+    whole = (row >= 0) & (np.isnan(used) | np.isnan(vcpus) | (used >= vcpus)) & (frame["status"] == "completed")
+    for column, value in problem.inputs.items():
+        whole &= np.isclose(frame[column].to_numpy(float), value, rtol=1e-9)
+    return np.where(whole, row, -1)
+
+
+def _sentence(problem: Problem, run: pd.Series, row: int, apart: float) -> str:
+    times = f"{np.exp(abs(apart)):.1f} x {'longer' if apart > 0 else 'shorter'}"
+    return (
+        f"the workload changed: its run of {run['started_at']:%Y-%m-%d %H:%M} on "
+        f"{problem.candidates.configuration(row).label} took {times} than those before it (its input "
+        f"{'grew' if apart > 0 else 'shrank'}?); runs before it are left out, and the reference configurations should be run "
+        "again"
+    )

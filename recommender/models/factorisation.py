@@ -1,0 +1,191 @@
+"""Collaborative filtering: what other workloads already paid for, for a workload that was run once or twice.
+
+Notation: as in `fold_in`; k own configurations measured. ln T_i ~ N(mean_i, (scale_k spread_i)²) with mean and spread
+from the fold-in, and scale_k the root mean square of the standardised errors that k fold-in runs left on workloads held
+out of the archive.
+
+Selecta (Klimovic et al. 2018): users are workloads, items are configurations, a rating is ln(runtime) less the
+workload's level, activity counters are further items. The rank, and whether counters are used, are those of least
+held-out regret; where none beats the column mean, the column mean is used and the answer says so.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Protocol
+
+import numpy as np
+
+from recommender.models import (
+    TRANSFERRED,
+    Array,
+    Prediction,
+    configuration_rows,
+    measured,
+    nothing_known,
+    with_measurements,
+)
+from recommender.models.archive import Archived, archived, kept
+from recommender.models.completing import NEWS, truncated_normal
+from recommender.models.drift import since_change
+from recommender.models.fold_in import Factorised, Fit, Folded
+from recommender.models.held_out import COUNTS, Judged, asked, column_mean, judge
+from recommender.models.memory import MemoryLimit
+from recommender.problem import Problem
+from recommender.runs import Runs
+
+RANKS = (1, 2, 4, 8)
+"""Ranks that are tried."""
+
+
+@dataclass(frozen=True, eq=False)
+class Taught:
+    """What an archive taught: a fit chosen on held-out workloads."""
+
+    name: str
+    folded: Folded
+    judged: Judged
+    archive: Archived
+
+
+class Describes(Protocol):
+    """Says which neighbours an estimate rests on; a `Folded` may have it."""
+
+    def remark(self, y: Array, x: Array) -> str:
+        """What the estimate rests on, in words."""
+        ...
+
+
+@dataclass(frozen=True)
+class Collaborative:
+    """A model chosen among `fits` and the column mean by held-out regret, folding the workload's own runs in."""
+
+    label: str
+    """What the fits are called in messages."""
+    fits: tuple[tuple[str, Fit], ...]
+    """Name -> fit, in order of preference among equals. The column mean is added, last."""
+
+    def taught(self, problem: Problem) -> Taught:
+        """The chosen fit, on the whole archive; computed once.
+
+        Raises
+        ------
+        InsufficientEvidenceError
+            Without an archive of completed runs on the candidates.
+        """
+        return kept(problem, (self, *asked(problem)), lambda: self._teach(problem))
+
+    def _teach(self, problem: Problem) -> Taught:
+        a = archived(problem)
+        fits = {n: f for n, f in self.fits if not getattr(f, "counters", False) or a.counters.names}
+        judged = judge(problem, {**fits, **dict([column_mean()])})
+        name = judged.order[0] if judged.contexts else column_mean()[0]
+        return Taught(name, judged.fits[name](problem, a), judged, a)
+
+    def predict(self, problem: Problem, runs: Runs) -> Prediction:
+        """Runtime of configurations that the archive ran; NaN elsewhere.
+
+        Raises
+        ------
+        InsufficientEvidenceError
+            Without an archive of completed runs on the candidates.
+        """
+        taught = self.taught(problem)
+        a = taught.archive
+        runs, changed = since_change(problem, runs)
+        seen = measured(problem, runs)
+        y = np.where(seen.count > 0, seen.log_runtime, np.nan)[a.columns]
+        x = self._counters(problem, runs, a)
+        k = int(np.isfinite(y).sum())
+        mean, spread = taught.folded.fold_in(y, x)
+        stopped = np.where(np.isnan(y), seen.censored_log[a.columns], -np.inf)
+        for c in np.flatnonzero(np.isfinite(stopped) & np.isfinite(mean)):
+            beyond, _, above = truncated_normal(mean[c : c + 1], spread[c : c + 1], stopped[c : c + 1])
+            if k and above[0] < NEWS:  # at least so long: it takes what such a run takes on average
+                y = np.where(np.arange(len(y)) == c, beyond[0], y)
+        if (np.isfinite(y).sum()) > k:
+            slower, _ = taught.folded.fold_in(y, x)
+            mean = np.fmax(mean, slower)
+        if k:
+            spread = spread * taught.judged.spread(taught.name, k)
+        n = len(problem.configurations)
+        wide, wide_spread = np.full(n, np.nan), np.full(n, np.nan)
+        wide[a.columns], wide_spread[a.columns] = mean, np.where(np.isfinite(mean), spread, np.nan)
+        memory = MemoryLimit.of(problem, runs)
+        remark = self._remark(taught, y, x, k)
+        base = nothing_known(problem)
+        prediction = replace(
+            base,
+            log_runtime=wide,
+            spread=wide_spread,
+            evidence=np.full(n, TRANSFERRED, dtype=np.int8),
+            completing=a.cells.completing,
+            excluded=memory.excluded,
+            reasons=memory.reasons,
+            warnings=(*self._warnings(problem, runs, taught, k), *((changed,) if changed else ())),
+            binding=lambda i: remark + memory.remark(i),
+        )
+        return with_measurements(prediction, problem, runs)
+
+    def _counters(self, problem: Problem, runs: Runs, a: Archived) -> Array:
+        frame = runs.completed
+        if not len(frame) or not a.counters.names:
+            return np.full(len(a.counters.names), np.nan)
+        row = configuration_rows(problem, frame)
+        place = np.full(len(problem.configurations) + 1, -1, dtype=np.intp)
+        place[a.columns] = np.arange(len(a.columns))
+        return a.counters.new(frame, place[row])
+
+    def _remark(self, taught: Taught, y: Array, x: Array, k: int) -> str:
+        runs = f"folded in by {k} configuration{'s' if k != 1 else ''} measured" if k else "none of its own runs used"
+        said = f"{taught.name} of {taught.archive.workloads} other workloads, {runs}"
+        described = getattr(taught.folded, "remark", None)
+        return f"{said}; {described(y, x)}" if described is not None and k else said
+
+    def _warnings(self, problem: Problem, runs: Runs, taught: Taught, k: int) -> tuple[str, ...]:
+        said = list(taught.archive.warnings)
+        judged, mean = taught.judged, column_mean()[0]
+        if not judged.contexts:
+            count = taught.archive.workloads
+            said.append(
+                f"the archive holds {count} workload{'s' if count != 1 else ''}: nothing says how workloads differ, so the new "
+                "one is taken to be like the average of them, and the spread is assumed"
+            )
+        elif taught.name == mean and self.fits:
+            best = next(name for name in judged.order if name != mean)
+            said.append(
+                f"on {judged.contexts} held-out workloads {self.label} chose no better than the column mean (value over the best "
+                f"with 1, 2, 3 runs: {_share(judged.regret[best])}, column mean {_share(judged.regret[mean])}): the column "
+                "mean is used"
+            )
+        if not k:
+            done = len(runs.completed)
+            where = (
+                f"none of the workload's {done} completed runs is of a configuration that the archive ran, at this input"
+                if done
+                else "the workload itself has no completed run"
+            )
+            said.append(
+                f"{where}: runtimes are those of the archive's typical workload, and only their order means anything"
+            )
+        elif judged.contexts:
+            left = float(judged.regret[taught.name][min(k, max(COUNTS)) - 1])
+            said.append(
+                f"on {judged.contexts} held-out workloads, {min(k, max(COUNTS))} runs like these led to {np.expm1(left):.0%} over "
+                "the best on average" + ("" if left < 0.1 else ": they do not settle the choice")
+            )
+        return tuple(said)
+
+
+def _share(regret: Array) -> str:
+    return ", ".join(f"{np.exp(r):.2f}" for r in regret)
+
+
+def selecta() -> Collaborative:
+    """Selecta's model: factorisations of several ranks, with and without activity counters."""
+    ranks: Mapping[str, Fit] = {f"factorisation of rank {r}": Factorised(r) for r in RANKS}
+    with_counters: Mapping[str, Fit] = {
+        f"factorisation of rank {r} with activity counters": Factorised(r, counters=True) for r in RANKS
+    }
+    return Collaborative("the factorisation", tuple({**ranks, **with_counters}.items()))

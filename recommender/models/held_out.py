@@ -1,0 +1,299 @@
+"""What a model that learns from an archive is worth there: workloads held out in turn, and asked about as if new.
+
+Notation
+--------
+S      fold-in runs: the first k of the fold's reference configurations that the held-out workload has
+v_i    ln of the objective of configuration i: ln(runtime) + price_i, price_i = ln(USD an hour of all nodes) or 0
+c      argmin_i of the predicted v_i, with the measured v_i on S; only configurations the workload really ran
+regret v_c − min_i v_i, by the workload's own runs: ln of how many times the best it costs, or takes
+
+Folds are whole applications where there are FOLDS or more of them, else workloads: a new job is rarely an old program.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+
+from recommender.models import Array, PerformanceModel, configuration_rows, measured
+from recommender.models.archive import Archived, archived, kept
+from recommender.models.fold_in import FEWEST_WORKLOADS, Average, Factorised, Fit, Folded, Gaussian
+from recommender.pricing import price_option
+from recommender.problem import Problem
+from recommender.runs import Runs
+
+FOLDS = 5
+COUNTS = (1, 2, 3)
+"""Numbers of fold-in runs that are judged."""
+MOST_CONTEXTS = 400
+"""Contexts that are judged, evenly over the archive."""
+MOST_REFERENCES = 100
+"""Configurations considered as references: those that most workloads ran."""
+REFERENCE_RANK = 2
+"""Rank of the factorisation by which references are chosen."""
+WORTH = 0.002
+"""Regret (ln) that a cheaper reference run is worth."""
+
+Rows = npt.NDArray[np.intp]
+
+
+@dataclass(frozen=True, eq=False)
+class Fold:
+    """Workloads held out, what the others teach, and the references chosen by those others alone."""
+
+    train: Archived
+    test: Archived
+    normal: Gaussian
+    """Fitted to `train`."""
+    completed: Array
+    """`test`'s cells, the missing ones filled by `normal`, (contexts, columns)."""
+    order: tuple[int, ...]
+    """References, then the other columns, best on average first."""
+
+
+def log_price(problem: Problem) -> Array:
+    """price_i of every configuration under the first purchase option, (configurations,); inf where nothing prices it."""
+    if problem.objective == "runtime":
+        return np.zeros(len(problem.configurations))
+    offers = problem.candidates.offers
+    prices = price_option(problem.options[0], offers, problem.catalogue.spot)
+    usd = np.full(len(problem.configurations), np.inf)
+    np.fmin.at(usd, offers.configuration, prices.usd_per_hour * offers.nodes)
+    result: Array = np.log(usd)
+    return result
+
+
+def asked(problem: Problem) -> tuple[object, ...]:
+    """What decides the held-out regret besides the archive and the candidates."""
+    return (problem.objective, problem.options[0])
+
+
+def folds(problem: Problem) -> tuple[Fold, ...]:
+    """The folds of a problem's archive; none with fewer than three workloads. Computed once."""
+    return kept(problem, ("folds", *asked(problem)), lambda: _folds(problem))
+
+
+def _folds(problem: Problem) -> tuple[Fold, ...]:
+    a = archived(problem)
+    if a.workloads < FEWEST_WORKLOADS:
+        return ()
+    if len(a.y) > MOST_CONTEXTS:
+        a = a.part(np.linspace(0, len(a.y) - 1, MOST_CONTEXTS).astype(np.intp))
+    group = a.application if len(set(a.application)) >= FOLDS else a.workload
+    sizes = pd.Series(group).value_counts()
+    largest = sorted(sizes.index, key=lambda name: (-sizes[name], name))
+    fold = pd.Series(group).map({name: i % FOLDS for i, name in enumerate(largest)}).to_numpy()
+    price, found = log_price(problem)[a.columns], []
+    for number in range(min(FOLDS, len(largest))):
+        test = np.flatnonzero((fold == number) & (np.isfinite(a.y).sum(axis=1) > max(COUNTS)))
+        train = np.flatnonzero(fold != number)
+        if not len(test):
+            continue
+        learnt = a.part(train)
+        normal = Factorised(REFERENCE_RANK)(problem, learnt)
+        inside = (normal, completed(normal, learnt.y))
+        chosen: list[int] = []
+        for _ in range(min(max(COUNTS), len(a.columns))):
+            scores = reference_scores([inside], chosen, price)
+            chosen.append(int(scores.argmin()))
+        typical = np.where(np.isfinite(learnt.column), learnt.column + price, np.inf)
+        rest = [int(i) for i in np.argsort(typical, kind="stable") if i not in chosen]
+        held = a.part(test)
+        found.append(Fold(learnt, held, normal, completed(normal, held.y), (*chosen, *rest)))
+    return tuple(found)
+
+
+def completed(normal: Folded, y: Array) -> Array:
+    """Cells with the missing ones filled, each context folded in by all it has, (contexts, columns)."""
+    none = np.zeros(0)
+    return np.stack([np.where(np.isfinite(row), row, normal.fold_in(row, none)[0]) for row in y])
+
+
+def reference_scores(parts: list[tuple[Gaussian, Array]], chosen: list[int], price: Array) -> Array:
+    """Mean regret if each column were measured after `chosen`, (columns,); inf for what is no reference.
+
+    `parts` are normals and the completed cells of workloads on which they are judged. For one more measurement c the
+    normal's mean moves along K[:, c]: mean + (z_c − mean_c) K[:, c]/(K[c, c] + σ_c²).
+    """
+    columns = len(price)
+    total, count = np.zeros(columns), 0
+    for normal, z in parts:
+        total += _regret_after(normal, z, chosen, price).sum(axis=0)
+        count += len(z)
+    score = total / max(count, 1)
+    score[chosen] = np.inf
+    coverage = sum(np.isfinite(normal.mean[:columns]).astype(float) for normal, _ in parts)
+    return np.where(np.isfinite(price) & (coverage > 0), np.round(score, 9), np.inf)
+
+
+def _regret_after(normal: Gaussian, z: Array, chosen: list[int], price: Array) -> Array:
+    """Regret of each context if each column were measured next, (contexts, columns)."""
+    n = len(price)
+    known = np.isfinite(normal.mean[:n])
+    k = normal.covariance[:n, :n] + 1e4
+    noise = normal.noise[:n]
+    z = np.where(known, z, np.inf) + price
+    mean = np.where(known, normal.mean[:n], np.inf) + price
+    mean = np.broadcast_to(mean, z.shape).copy()
+    for c in chosen:
+        if not known[c]:
+            continue
+        gain = k[:, c] / (k[c, c] + noise[c])
+        mean += np.where(np.isfinite(mean), (z[:, c] - mean[:, c])[:, None] * gain, 0.0)
+        k = k - np.outer(gain, k[c])
+    best = z.min(axis=1)
+    rows, regret = np.arange(len(z)), np.full(z.shape, np.inf)
+    for c in map(int, np.flatnonzero(known & np.isfinite(price))):
+        moved = mean + (z[:, c] - mean[:, c])[:, None] * (k[:, c] / (k[c, c] + noise[c]))
+        moved[:, [*chosen, c]] = z[:, [*chosen, c]]
+        regret[:, c] = z[rows, moved.argmin(axis=1)] - best
+    return regret
+
+
+@dataclass(frozen=True, eq=False)
+class Judged:
+    """How fits did on held-out workloads, by name; arrays over COUNTS."""
+
+    regret: Mapping[str, Array]
+    """Mean regret."""
+    scale: Mapping[str, Array]
+    """Root mean square of (truth − prediction)/its standard deviation, over the cells that were not measured."""
+    fits: Mapping[str, Fit]
+    contexts: int
+    """Held-out contexts judged; 0: too few workloads to hold any out."""
+
+    @property
+    def order(self) -> list[str]:
+        """Names by their regret averaged over COUNTS, least first; among equals the first."""
+        return sorted(self.fits, key=lambda name: round(float(self.regret[name].mean()), 6))
+
+    def spread(self, name: str, runs: int) -> float:
+        """What a fit's standard deviation must be multiplied with after so many fold-in runs."""
+        return float(self.scale[name][min(max(runs, 1), max(COUNTS)) - 1])
+
+
+def judge(problem: Problem, fits: Mapping[str, Fit]) -> Judged:
+    """Hold workloads out and measure every fit; `fits` are frozen, so that what was measured can be kept."""
+    return kept(problem, ("judged", tuple(fits.items()), *asked(problem)), lambda: _judge(problem, fits))
+
+
+def _judge(problem: Problem, fits: Mapping[str, Fit]) -> Judged:
+    parts, regret, scale, contexts = folds(problem), {}, {}, 0
+    price = log_price(problem)[archived(problem).columns]
+    for name, fit in fits.items():
+        errors: list[list[Array]] = [[] for _ in COUNTS]
+        losses: list[list[float]] = [[] for _ in COUNTS]
+        for part in parts:
+            folded = fit(problem, part.train)
+            for u, y in enumerate(part.test.y):
+                for position, k in enumerate(COUNTS):
+                    found = _held_out(part, folded, u, y, k, price)
+                    if found is not None:
+                        losses[position].append(found[0])
+                        errors[position].append(found[1])
+        contexts = len(losses[0])
+        regret[name] = np.array([np.mean(loss) if loss else 0.0 for loss in losses])
+        apart = [np.concatenate(error) if error else np.ones(1) for error in errors]
+        scale[name] = np.array([max(float(np.sqrt(np.mean(e**2))), 0.1) if len(e) else 1.0 for e in apart])
+    return Judged(regret, scale, fits, contexts)
+
+
+def _held_out(part: Fold, folded: Folded, u: int, y: Array, k: int, price: Array) -> tuple[float, Array] | None:
+    """Regret and standardised errors of one held-out context after k fold-in runs; None where it has too few cells."""
+    v = y + price
+    own = np.isfinite(v)
+    s = np.array([i for i in part.order if own[i]][:k], dtype=np.intp)
+    if own.sum() < k + 2:
+        return None
+    shown = np.full(len(y), np.nan)
+    shown[s] = y[s]
+    mean, spread = folded.fold_in(shown, part.test.counters.of(u, s))
+    predicted = np.where(own & np.isfinite(mean), mean + price, np.inf)
+    predicted[s] = v[s]
+    rest = own & np.isfinite(mean)
+    rest[s] = False
+    chosen = int(np.round(predicted, 9).argmin())
+    return float(v[chosen] - v[own].min()), (y[rest] - mean[rest]) / spread[rest]
+
+
+def held_out_regret(problem: Problem, model: PerformanceModel, counts: tuple[int, ...] = COUNTS) -> pd.DataFrame:
+    """Judge any model on the workloads of a problem's archive, by the same folds and references as everything here.
+
+    Returns
+    -------
+    One row a held-out context and number of fold-in runs: `workload`, `fold_in_runs`, `regret` (ln). Empty with fewer
+    than three workloads.
+
+    Raises
+    ------
+    InsufficientEvidenceError
+        Without an archive, and what the model raises.
+    """
+    a, price, rows = archived(problem), log_price(problem), []
+    pool = problem.archive
+    assert pool is not None
+    inputs = pool.inputs
+    for part in folds(problem):
+        out = pool.frame["workload"].isin(part.test.workload)
+        world = replace(
+            problem, archive=Runs(pool.frame[~out].reset_index(drop=True)), deadline_s=None, budget_usd=None
+        )
+        for u, y in enumerate(part.test.y):
+            v = y + price[a.columns]
+            own = np.isfinite(v)
+            mine = pool.frame[out & (pool.frame["workload"] == part.test.workload[u])]
+            for k in counts:
+                if own.sum() < k + 2:
+                    continue
+                s = [i for i in part.order if own[i]][:k]
+                told = Runs(
+                    mine[np.isin(configuration_rows(problem, mine), a.columns[s])]
+                    .drop(columns=[c for c in inputs if mine[c].isna().all()])
+                    .reset_index(drop=True)
+                )
+                at = {c: float(told.frame[c].max()) for c in told.inputs}
+                new = replace(world, workload=str(part.test.workload[u]), inputs=at)
+                mean = model.predict(new, told).log_runtime + price
+                seen = measured(new, told)
+                mean = np.where(seen.count > 0, seen.log_runtime + price, mean)[a.columns]
+                chosen = int(np.where(own & np.isfinite(mean), np.round(mean, 9), np.inf).argmin())
+                rows.append((part.test.workload[u], k, float(v[chosen] - v[own].min())))
+    return pd.DataFrame(rows, columns=["workload", "fold_in_runs", "regret"])
+
+
+def column_mean() -> tuple[str, Fit]:
+    """The yardstick that every fit must beat."""
+    return "column mean", Average()
+
+
+def next_reference(problem: Problem, chosen: tuple[int, ...], open_: npt.NDArray[np.bool_]) -> int | None:
+    """The configuration to measure after `chosen` (rows of the problem) to know most of a new workload; None: no archive says.
+
+    Greedy by held-out regret: of the configurations whose mean regret is within WORTH of the least, the one that costs (or
+    takes) least on the archive's typical workload. Computed once for each `chosen`.
+    """
+    a = archived(problem)
+    scores = kept(problem, ("references", chosen, *asked(problem)), lambda: _references(problem, a, chosen))
+    score = np.where(open_[a.columns], scores, np.inf)
+    if not np.isfinite(score).any():
+        return None
+    near = np.flatnonzero(score <= score.min() + WORTH)
+    value = (a.column + log_price(problem)[a.columns])[near]
+    return int(a.columns[near[np.lexsort((near, np.round(value, 9)))[0]]])
+
+
+def _references(problem: Problem, a: Archived, chosen: tuple[int, ...]) -> Array:
+    price = log_price(problem)[a.columns]
+    coverage = np.isfinite(a.y).sum(axis=0)
+    parts = folds(problem)
+    if not parts:  # nothing tells references apart: the archive's best on average is as good as any
+        typical = a.column + price
+        return np.where(np.isfinite(typical), np.round(typical - np.nanmin(typical), 9), np.inf)
+    place = np.searchsorted(a.columns, np.array([c for c in chosen if c in a.columns], dtype=np.intp))
+    found = reference_scores([(part.normal, part.completed) for part in parts], [int(p) for p in place], price)
+    least = np.sort(coverage)[::-1][min(MOST_REFERENCES, len(coverage)) - 1]
+    return np.where(coverage >= least, found, np.inf)

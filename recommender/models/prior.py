@@ -1,0 +1,314 @@
+"""One posterior from all the evidence: scaling laws, other workloads and the workload's own runs.
+
+A mixture (models/mixture.py) of two kinds of belief about ln T, less the workload's level:
+
+laws       f = a scaling law (models/laws.py),  K = s² M(h) M(z) + ℓ² hᵀh + ℓ² M(z) + p² M(u) + (p²/9 + s²) M(u) M(h)
+archive    f = column means of other workloads, K = the same + c Σ_w e_w e_wᵀ/W, e_w what workload w strays from them
+
+h  ln nodes, ln vCPUs and ln memory per vCPU      z  other hardware, `feature.*`      u  `param.*`      M  Matérn 5/2
+
+Components run over every s, p, noise and c below, with equal prior weight; there is nothing to fit for one workload, so
+nothing is over-fitted by three runs. How much the archive is believed beforehand is what its own workloads say: each is
+predicted from those of other applications and from the laws, and the weight is the mean of the posterior of either kind.
+Afterwards the workload's own runs decide: an archive that does not predict them loses its weight.
+
+The laws know capacity and memory, not the workload; the covariance of the archive is low-rank plus M, as in the shrinkage of
+Ledoit and Wolf (2004) but towards M. The composition is our own.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+from scipy.special import logsumexp
+
+from recommender.candidates import Candidates
+from recommender.errors import InsufficientEvidenceError
+from recommender.models import MEASURED, MODELLED, TRANSFERRED, Array, Measured, Prediction, measured, with_measurements
+from recommender.models.completing import search_base
+from recommender.models.features import Features, features
+from recommender.models.laws import draw_laws
+from recommender.models.mixture import Bases, Component, Evidence, Rows, condition, log_evidence, matern
+from recommender.models.yardsticks import ArchiveCells, additive, archive_cells
+from recommender.problem import Problem
+from recommender.runs import Runs
+
+LAWS = 512
+ROUGH = (0.05, 0.12, 0.3)
+"""s: how far ln T strays from the laws between unlike machines."""
+TILT = 0.1
+"""ℓ: how far it strays steadily along a doubling (in ln 2) of any of h."""
+PARAMETERS = (0.2, 0.6, 1.5)
+"""p: how much application parameters matter."""
+NOISE = (0.03, 0.07, 0.15, 0.3)
+"""σ: standard deviation of ln T of a single run; what is too rough for K counts as noise too."""
+SHARED = (0.0, 0.3)
+"""c: how much of what the archive's workloads stray from its column means this one shares."""
+LENGTH_HARDWARE, LENGTH_OTHER = 1.5, 0.7
+"""Length scales of h (in ln) and of z and u (1 = the range of the candidates)."""
+COLUMN_PRIOR = 0.5
+"""Runs of the archive that the average law counts for in a column's mean."""
+CONTEXTS, CELLS, FOLDS = 256, 64, 10
+"""Most workloads of the archive that enter the covariance, most runs of each that are predicted, and folds of that."""
+HARDWARE = ("node_count", "vcpus", "memory per vCPU")
+
+
+class _Space(NamedTuple):
+    """Inputs of the bases, scaled to unit length; one row a configuration."""
+
+    hardware: Array
+    tilt: Array
+    other: Array
+    params: Array
+
+
+@dataclass(frozen=True, eq=False)
+class Belief:
+    """What is believed of a workload before it is run."""
+
+    bases: Bases
+    components: tuple[Component, ...]
+    level: float
+    """Mean ln T of the archive's workloads; NaN without an archive."""
+    spread: float
+    """Standard deviation of that between workloads."""
+    workloads: int
+    """Of the archive on the candidates."""
+    trust: float
+    """Weight of the archive before the workload is run."""
+
+
+def belief(problem: Problem) -> Belief:
+    """Build, or take from the last few built, what is believed about `problem`'s candidates given its archive."""
+    key = (problem.candidates, problem.archive)
+    for held, made in _BUILT:
+        if all(a is b for a, b in zip(held, key, strict=True)):
+            return made
+    made = _build(problem)
+    _BUILT.append((key, made))
+    del _BUILT[:-4]
+    return made
+
+
+_BUILT: list[tuple[tuple[Candidates, Runs | None], Belief]] = []
+
+
+def _build(problem: Problem) -> Belief:
+    space = features(problem)
+    laws = draw_laws(problem, space, LAWS)
+    inputs = _space(problem, space)
+    try:
+        cells: ArchiveCells | None = archive_cells(problem)
+    except InsufficientEvidenceError:
+        cells = None
+    amounts = PARAMETERS if inputs.params.shape[1] else (0.0,)
+    grid = [(s, p, noise) for s in ROUGH for p in amounts for noise in NOISE]
+    uniform = np.full(len(laws), -np.log(len(laws) * len(grid)))
+
+    def by_laws(rows: Rows, which: Rows | slice) -> Array:
+        return laws.at(rows, which)
+
+    cold = [Component(_amounts(s, p, 0.0), noise, by_laws, uniform, "scaling laws") for s, p, noise in grid]
+    if cells is None:
+        return Belief(_bases(inputs, np.zeros((0, len(inputs.hardware)))), tuple(cold), np.nan, np.nan, 0, 0.0)
+
+    average = laws.at(slice(None)).mean(axis=0)
+    known = np.flatnonzero(np.isfinite(cells.log_runtime).any(axis=1))
+    chosen = known[np.unique(np.linspace(0, len(known) - 1, min(CONTEXTS, len(known))).astype(int))]
+    y, bound = cells.log_runtime[chosen], cells.bound[chosen]
+    fold = _folds(problem, cells.workload[chosen])
+    votes = np.ones(1 + len(SHARED)) / (1 + len(SHARED))
+    for f in np.unique(fold):
+        others = fold != f
+        if not others.any():
+            continue
+        mean, strays = _columns(y[others], bound[others], average)
+        bases = _bases(inputs, strays)
+        warm = _warm(grid, mean)
+        for row in y[~others]:
+            votes += _vote(bases, cold, warm, row)
+    share = votes / votes.sum()
+    mean, strays = _columns(y, bound, average)
+    components = [replace(c, log_prior=c.log_prior + np.log(share[0])) for c in cold]
+    for i, c in enumerate(_warm(grid, mean)):
+        components.append(replace(c, log_prior=c.log_prior + np.log(share[1 + i // len(grid)])))
+    level = np.nanmean(y, axis=1)
+    return Belief(
+        _bases(inputs, strays),
+        tuple(components),
+        float(level.mean()),
+        float(max(1.0, level.std())),
+        cells.workloads,
+        float(1.0 - share[0]),
+    )
+
+
+def _amounts(s: float, p: float, c: float) -> Array:
+    """a_gb of the bases of `_bases`, in their order."""
+    return np.array([s**2, TILT**2, TILT**2, p**2, p**2 / 9.0 + s**2 if p else 0.0, c])
+
+
+def _warm(grid: list[tuple[float, float, float]], mean: Array) -> list[Component]:
+    """The archive's components, for each amount of SHARED one of each of the grid; together of weight 1 each amount."""
+
+    def by_archive(rows: Rows, which: Rows | slice) -> Array:
+        return mean[rows][None]
+
+    even = np.array([-np.log(len(grid))])
+    return [Component(_amounts(s, p, c), n, by_archive, even, "archive") for c in SHARED for s, p, n in grid]
+
+
+def _columns(y: Array, bound: Array, average: Array) -> tuple[Array, Array]:
+    """Column means about 0, towards the average law where few ran, and what every row strays from them, 0 unmeasured."""
+    _, column, residual = additive(y, bound)
+    count = np.isfinite(y).sum(axis=0)
+    known = np.isfinite(column)
+    offset = float((column[known] - average[known]).mean())
+    mean = (np.where(known, column, 0.0) * count + (average + offset) * COLUMN_PRIOR) / (count + COLUMN_PRIOR)
+    return mean - mean.mean(), np.nan_to_num(residual)
+
+
+def _vote(bases: Bases, cold: list[Component], warm: list[Component], row: Array) -> Array:
+    """Posterior of the laws and of each amount of SHARED, given one workload of the archive, (1 + SHARED,)."""
+    have = np.flatnonzero(np.isfinite(row))
+    have = have[np.unique(np.linspace(0, len(have) - 1, min(CELLS, len(have))).astype(int))]
+    none = np.zeros(0, dtype=np.intp)
+    evidence = Evidence(have, row[have], np.ones(len(have)), none, np.zeros(0))
+    among = bases.cross(have, have)
+    scores = [logsumexp(c.log_prior + log_evidence(c, among, evidence, evidence.centre)[0]) for c in (*cold, *warm)]
+    kinds = np.array([logsumexp(part) for part in np.split(np.array(scores), 1 + len(SHARED))])
+    result: Array = np.exp(kinds - logsumexp(kinds))
+    return result
+
+
+def _folds(problem: Problem, workload: npt.NDArray[np.intp]) -> npt.NDArray[np.intp]:
+    """Fold of each context: those of one application stay together."""
+    assert problem.archive is not None
+    frame = problem.archive.frame
+    names = np.unique(frame["workload"].to_numpy(object))
+    first = frame.drop_duplicates("workload").set_index("workload")["application"].reindex(names)
+    label = np.where(first.isna(), names, first.to_numpy(object)).astype(str)
+    group = np.unique(label, return_inverse=True)[1][workload]
+    result: npt.NDArray[np.intp] = (group % FOLDS).astype(np.intp)
+    return result
+
+
+def _space(problem: Problem, space: Features) -> _Space:
+    table = problem.configurations
+    nodes, vcpus, memory = (table[c].to_numpy(float) for c in ("node_count", "vcpus", "memory_gib"))
+    h = np.stack([np.log(nodes), np.log(vcpus), np.log(memory / vcpus)], axis=1)
+    h = np.where(np.isfinite(h), h, np.nanmean(np.where(np.isfinite(h).any(axis=0), h, 0.0), axis=0))
+    h = h - h.mean(axis=0)
+    names = np.array(space.names)
+    params = np.char.startswith(names, "param.")
+    other = ~params & ~np.isin(names, HARDWARE)
+    return _Space(h / LENGTH_HARDWARE, h, space.x[:, other] / LENGTH_OTHER, space.x[:, params] / LENGTH_OTHER)
+
+
+def _bases(at: _Space, strays: Array) -> Bases:
+    """The K_b; `strays` are the e_w, shape (workloads, configurations)."""
+    scale = 1.0 / max(len(strays), 1)
+
+    def cross(a: Rows, b: Rows) -> Array:
+        hardware = matern(at.hardware[a], at.hardware[b])
+        other = matern(at.other[a], at.other[b]) if at.other.shape[1] else np.ones(hardware.shape)
+        params = matern(at.params[a], at.params[b]) if at.params.shape[1] else np.zeros(hardware.shape)
+        shared = scale * strays[:, a].T @ strays[:, b]
+        return np.stack([hardware * other, at.tilt[a] @ at.tilt[b].T, other, params, params * hardware, shared])
+
+    def diagonal(a: Rows) -> Array:
+        one = np.ones(len(a))
+        params = one if at.params.shape[1] else 0.0 * one
+        return np.stack(
+            [one, (at.tilt[a] ** 2).sum(axis=1), one, params, params, scale * (strays[:, a] ** 2).sum(axis=0)]
+        )
+
+    return Bases(cross, diagonal, len(at.hardware))
+
+
+@dataclass(frozen=True)
+class LearnedPrior:
+    """Scaling laws and archive, weighed by the workload's own runs."""
+
+    def predict(self, problem: Problem, runs: Runs) -> Prediction:
+        """Runtime of every configuration, and the mixture it comes from.
+
+        Without a completed run at the input asked about, runtimes are those of the archive's typical workload; without an
+        archive too no runtime is believed, and `preference` is the order by the average law.
+        """
+        seen = measured(problem, runs)
+        base, prior = search_base(problem, runs, seen, always=True), belief(problem)
+        evidence = _evidence(seen)
+        mixture = condition(prior.bases, prior.components, evidence, level=prior.level)
+        n = len(problem.configurations)
+        mean, latent, noise = mixture.moments
+        share = mixture.share().get("archive", 0.0)
+        if not len(evidence.rows) and np.isnan(prior.level):
+            joined = with_measurements(base, problem, runs)
+            lost = {name: getattr(joined, name) for name in ("completing", "excluded", "reasons", "lost")}
+            return replace(base, preference=_preference(problem, mean), mixture=mixture, **lost)
+        warnings: tuple[str, ...] = ()
+        if not len(evidence.rows):
+            latent = np.hypot(latent, prior.spread)
+            unrun = (
+                "the workload itself has no completed run on any candidate at this input: runtimes are those of the "
+                "archive's typical workload, and only their order means anything"
+            )
+            warnings = (unrun,)
+        evidence_kind = TRANSFERRED if share > 0.5 else MODELLED
+        says = f"weighed: scaling laws {1 - share:.0%}" + (
+            f", archive of {prior.workloads} workloads {share:.0%}" if prior.workloads else ""
+        )
+        remark = base.binding
+
+        def binding(i: int) -> str:
+            return "; ".join(part for part in (remark(i), says) if part)
+
+        completing, limit = base.completing, seen.censored_log.max(initial=-np.inf)
+        if np.isfinite(limit) and limit >= evidence.value.max(initial=-np.inf):
+            # Nothing was let run for longer: what takes longer would be stopped too.
+            completing = completing * mixture.below(np.full(n, limit))
+        known = replace(
+            base,
+            completing=completing,
+            log_runtime=mean,
+            spread=np.hypot(latent, noise),
+            evidence=np.full(n, evidence_kind, dtype=np.int8),
+            binding=binding,
+            warnings=warnings,
+        )
+        joined = with_measurements(known, problem, runs)
+        # The mixture has counted what was measured already; a run that was stopped still bounds its configuration.
+        held = joined.evidence == MEASURED
+        return replace(
+            joined,
+            log_runtime=np.where(held, np.fmax(known.log_runtime, seen.censored_log), joined.log_runtime),
+            spread=np.where(held, known.spread, joined.spread),
+            noise=noise,
+            draws=mixture.draws if len(evidence.rows) else None,
+            mixture=mixture,
+        )
+
+
+def _evidence(seen: Measured) -> Evidence:
+    rows = np.flatnonzero(seen.count > 0)
+    stopped = np.flatnonzero(np.isfinite(seen.censored_log) & (seen.count == 0))
+    value = np.fmax(seen.log_runtime, seen.censored_log)[rows]
+    return Evidence(rows, value, seen.count[rows], stopped, seen.censored_log[stopped])
+
+
+def _preference(problem: Problem, mean: Array) -> Array:
+    """Order of configurations by the average law: ln(runtime), or that and ln(price per hour)."""
+    from recommender.pricing import price_option
+
+    if problem.objective == "runtime":
+        return mean
+    offers = problem.candidates.offers
+    prices = price_option(problem.options[0], offers, problem.catalogue.spot)
+    usd = np.full(len(mean), np.inf)
+    np.fmin.at(usd, offers.configuration, prices.usd_per_hour * offers.nodes)
+    result: Array = mean + np.log(usd)
+    return result

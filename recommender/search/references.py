@@ -1,0 +1,63 @@
+"""Reference configurations: the few runs of a new workload that an archive makes most of."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from recommender.models import measured
+from recommender.models.archive import archived
+from recommender.models.completing import tried
+from recommender.models.drift import since_change
+from recommender.models.held_out import next_reference
+from recommender.models.memory import MemoryLimit
+from recommender.problem import Problem
+from recommender.recommendation import NextRun, Recommendation
+from recommender.runs import Runs
+from recommender.search.acquisition import run_cost_usd
+
+
+@dataclass(frozen=True)
+class References:
+    """Measure the configurations by which held-out workloads of the archive were best judged, then what is recommended.
+
+    Chosen greedily, each given those already measured, so a reference that failed is replaced by the next best.
+    """
+
+    count: int = 2
+    """Completed runs on configurations of the archive that are enough."""
+
+    def propose(
+        self, problem: Problem, runs: Runs, rng: np.random.Generator, best: Recommendation | None
+    ) -> NextRun | None:
+        """Return the next reference; once there are enough, the recommendation's own next run.
+
+        Raises
+        ------
+        InsufficientEvidenceError
+            Without an archive of runs on the candidates.
+        """
+        runs, _ = since_change(problem, runs)
+        seen, a = measured(problem, runs), archived(problem)
+        have = a.columns[seen.count[a.columns] > 0]
+        if len(have) >= min(self.count, len(a.columns)):
+            return best.next_run if best else None
+        open_ = ~tried(seen) & (MemoryLimit.of(problem, runs).excluded == 0)
+        row = next_reference(problem, tuple(int(i) for i in have), open_)
+        if row is None:
+            return best.next_run if best else None
+        level = float(
+            np.mean(a.level)
+            if not len(have)
+            else (seen.log_runtime[have] - a.column[np.searchsorted(a.columns, have)]).mean()
+        )
+        expected = np.full(len(problem.configurations), np.nan)
+        expected[a.columns] = a.column + level
+        cost = run_cost_usd(problem, expected)[row]
+        return NextRun(
+            why=f"reference {len(have) + 1} of {self.count}: with it the archive's held-out workloads were judged best",
+            expected_runtime_s=float(np.exp(expected[row])),
+            expected_cost_usd=float(cost) if np.isfinite(cost) else None,
+            **vars(problem.candidates.configuration(row)),
+        )

@@ -1,0 +1,160 @@
+"""Archives: runs under a name, their provenance row by row, what looks wrong, and `--archive NAME`."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from test_selecta import POOL, planted
+from typer.testing import CliRunner
+
+from recommender.archives import Archives, check, export, named_or_table, read_archive
+from recommender.cli import app
+from recommender.datasets import fetch_dataset
+from recommender.errors import InputError, RecommenderError, UnknownNameError
+from recommender.runs import Runs, read_runs, write_runs
+
+
+@pytest.fixture
+def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The default store of this test."""
+    monkeypatch.setenv("RECOMMENDER_ARCHIVES", str(tmp_path / "archives"))
+    return tmp_path / "archives"
+
+
+def saved(path: Path, frame: pd.DataFrame) -> Path:
+    """A runs table as a file."""
+    write_runs(Runs.from_frame(frame), path)
+    return path
+
+
+class TestAdding:
+    def test_rows_keep_their_source_licence_and_day_through_every_step(self, store: Path, tmp_path: Path) -> None:
+        frame = planted(workloads=6)
+        first = saved(tmp_path / "one.csv", frame[frame["workload"] < "w003"])
+        more = frame[frame["workload"] >= "w003"].assign(**{"input.size_gib": 3.0, "status": "failed"})
+        second = saved(tmp_path / "two.parquet", more)
+        archives = Archives()
+        archives.add("jobs", first, licence="MIT")
+        archives.add("jobs", second, label="cluster B")
+        archive = Archives().open("jobs")
+        assert len(archive.runs) == len(frame)
+        table = archive.table()
+        assert set(table.loc[table["workload"] == "w000", "source"]) == {"one.csv"}
+        assert set(table.loc[table["workload"] == "w000", "licence"]) == {"MIT"}
+        assert set(table.loc[table["workload"] == "w005", "source"]) == {"cluster B"}
+        assert table.loc[table["workload"] == "w005", "licence"].isna().all()
+        assert table["added_at"].notna().all()
+        assert np.isnan(table.loc[table["workload"] == "w000", "input.size_gib"]).all(), "missing is not 0"
+        assert set(table.loc[table["workload"] == "w005", "status"]) == {"failed"}
+        export(archive, tmp_path / "out.parquet")
+        pd.testing.assert_frame_equal(read_archive(tmp_path / "out.parquet").table(), table)
+        export(archive, tmp_path / "out.csv", plain=True)
+        assert read_runs(tmp_path / "out.csv").frame["runtime_s"].tolist() == archive.runs.frame["runtime_s"].tolist()
+
+    def test_a_source_is_added_once_unless_it_replaces_itself(self, store: Path, tmp_path: Path) -> None:
+        frame = planted(workloads=4)
+        path, archives = saved(tmp_path / "runs.csv", frame), Archives()
+        archives.add("jobs", path)
+        with pytest.raises(InputError, match=f"already holds {len(frame)} runs from 'runs.csv'.*--replace"):
+            archives.add("jobs", path)
+        saved(path, frame[frame["workload"] == "w001"])
+        assert archives.add("jobs", path, again=True).runs.workloads == ["w001"]
+
+    def test_a_bad_table_changes_nothing(self, store: Path, tmp_path: Path) -> None:
+        archives, path = Archives(), saved(tmp_path / "runs.csv", planted(workloads=4))
+        archives.add("jobs", path)
+        before = (store / "jobs.parquet").read_bytes()
+        (tmp_path / "bad.csv").write_text("workload,instance_type,node_count,runtime_s\nw,t,1,-3\n")
+        with pytest.raises(InputError, match=r"line 2.*runtime_s"):
+            archives.add("jobs", tmp_path / "bad.csv")
+        assert (store / "jobs.parquet").read_bytes() == before
+
+    @pytest.mark.parametrize("name", ["../up", "a/b", "", ".hidden", "a b"])
+    def test_a_name_is_no_path(self, store: Path, tmp_path: Path, name: str) -> None:
+        with pytest.raises(InputError, match="cannot name an archive"):
+            Archives().add(name, saved(tmp_path / "runs.csv", planted(workloads=2)))
+
+    def test_an_unknown_name_gets_a_hint(self, store: Path, tmp_path: Path) -> None:
+        Archives().add("spark", saved(tmp_path / "runs.csv", planted(workloads=2)))
+        with pytest.raises(UnknownNameError, match="spark"):
+            Archives().open("sprak")
+
+
+class TestChecking:
+    def report(self, store: Path, tmp_path: Path, frame: pd.DataFrame) -> tuple[str, float]:
+        found = check(Archives().add("jobs", saved(tmp_path / "runs.parquet", frame), licence="MIT"))
+        return " ".join(found.problems), found.coverage
+
+    def test_finds_nothing_where_nothing_is(self, store: Path, tmp_path: Path) -> None:
+        said, coverage = self.report(store, tmp_path, planted(workloads=20))
+        assert said == ""
+        assert coverage == 1.0
+
+    def test_names_other_units_twins_and_outliers(self, store: Path, tmp_path: Path) -> None:
+        frame = planted(workloads=20)
+        scale = np.where(frame["workload"] == "w008", 1000.0, 1.0)
+        twin = frame[frame["workload"] == "w004"].assign(workload="w004-copy")
+        frame = frame.assign(runtime_s=frame["runtime_s"] * scale)
+        frame.loc[45, "runtime_s"] = 1e6
+        said, _ = self.report(store, tmp_path, pd.concat([frame, twin], ignore_index=True))
+        assert "w008" in said
+        assert "another unit" in said
+        assert "w004 and w004-copy" in said
+        assert "cells of w002" in said
+
+    def test_counts_what_is_missing(self, store: Path, tmp_path: Path) -> None:
+        frame = planted(workloads=20).iloc[::2]
+        found = check(Archives().add("jobs", saved(tmp_path / "runs.csv", frame)))
+        assert found.coverage == pytest.approx(1.0)  # every other configuration, by every workload
+        assert found.configurations == len(POOL) // 2
+        assert any("200 runs state no licence (from runs.csv)" in sentence for sentence in found.problems)
+
+    def test_lumos_is_what_is_known_of_it(self, store: Path, tmp_path: Path, mirror: Path) -> None:
+        data = fetch_dataset("lumos", mirror=mirror)
+        found = check(Archives().add("lumos", data.files["runs"]))
+        assert (found.workloads, found.configurations) == (92, 55)
+        assert found.coverage == pytest.approx(0.98, abs=0.005)
+        assert not [sentence for sentence in found.problems if "left out" in sentence]
+
+
+class TestTheCommandLine:
+    def run(self, *words: str) -> str:
+        done = CliRunner().invoke(app, list(words))
+        assert done.exit_code == 0, (done.output, done.exception)
+        return done.stdout
+
+    def test_keeps_shows_and_uses_an_archive(self, store: Path, tmp_path: Path) -> None:
+        frame = planted(workloads=20)
+        path = saved(tmp_path / "runs.csv", frame[frame["workload"] != "w000"])
+        POOL.to_csv(tmp_path / "pool.csv", index=False)
+        assert "380 runs of 19 workloads" in self.run("archive", "add", "jobs", str(path), "--licence", "MIT")
+        assert json.loads(self.run("archive", "list", "--format", "json")) == [
+            {"name": "jobs", "runs": 380, "workloads": 19, "sources": 1, "licences": "MIT"}
+        ]
+        shown = self.run("archive", "show", "jobs", "--format", "csv").splitlines()
+        assert shown[0] == "source,licence,added_at,runs,workloads"
+        assert shown[1].startswith("runs.csv,MIT,20")
+        assert "nothing looks wrong" in self.run("archive", "check", "jobs")
+        asked = ("--candidates", str(tmp_path / "pool.csv"), "--strategy", "selecta", "--workload", "new")
+        by_name = self.run("suggest", *asked, "--archive", "jobs", "--format", "json")
+        by_file = self.run("suggest", *asked, "--archive", str(path), "--format", "json")
+        assert by_name == by_file
+        assert "reference 1 of 2" in by_name
+        self.run("archive", "export", "jobs", str(tmp_path / "out.parquet"))
+        assert self.run("suggest", *asked, "--archive", str(tmp_path / "out.parquet"), "--format", "json") == by_name
+
+    def test_without_archives_says_how_to_make_one(self, store: Path) -> None:
+        done = CliRunner().invoke(app, ["archive", "list"])
+        assert done.exit_code == 0
+        assert "recommender archive add" in done.stderr
+
+
+def test_a_name_that_is_neither_file_nor_archive_is_refused_as_a_file(store: Path) -> None:
+    source = named_or_table("nowhere")
+    assert isinstance(source, Path)
+    with pytest.raises(RecommenderError, match="nowhere"):
+        read_runs(source)

@@ -1,0 +1,447 @@
+"""Selecta: the fold-in equals a refit, the archive is looked through, references are chosen, changes are noticed."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from strategy_contract import StrategyContract
+
+from recommender.datasets import fetch_dataset
+from recommender.errors import InsufficientEvidenceError, RecommenderError, UnknownNameError
+from recommender.models.archive import Archived, archived, kept
+from recommender.models.factorisation import Collaborative, selecta
+from recommender.models.fold_in import Average, Factorised, Gaussian
+from recommender.models.held_out import held_out_regret, judge, next_reference
+from recommender.models.yardsticks import ColumnMean
+from recommender.pending import batch
+from recommender.problem import Problem, build_problem
+from recommender.runs import Runs
+from recommender.search.references import References
+from recommender.strategies import Strategy, strategy
+
+TYPES, NODES = ("large", "medium", "roomy", "small", "swift"), (1, 2, 4, 8)
+PRICE = {"small": 0.1, "medium": 0.2, "large": 0.4, "swift": 0.3, "roomy": 0.25}
+POOL = pd.DataFrame(itertools.product(TYPES, NODES), columns=["instance_type", "node_count"]).assign(
+    vcpus=4, memory_gib=16.0
+)
+POOL["usd_per_hour"] = POOL["instance_type"].map(PRICE)
+
+
+def planted(workloads: int = 40, rank: int = 2, noise: float = 0.02, keep: float = 1.0, seed: int = 0) -> pd.DataFrame:
+    """Runs of workloads that differ in a level and `rank` factors of the configurations."""
+    rng = np.random.default_rng(seed)
+    column, items = rng.normal(0, 0.3, len(POOL)), rng.normal(0, 0.4, (len(POOL), rank))
+    y = rng.normal(5, 1, (workloads, 1)) + column + rng.normal(0, 1, (workloads, rank)) @ items.T
+    y += rng.normal(0, noise, y.shape)
+    u, i = np.nonzero(rng.random(y.shape) < keep)
+    frame = POOL.iloc[i][["instance_type", "node_count"]].reset_index(drop=True)
+    return frame.assign(workload=[f"w{w:03}" for w in u], runtime_s=np.exp(y[u, i]))
+
+
+def ask(
+    frame: pd.DataFrame, mine: pd.DataFrame | None = None, workload: str = "new", **options: Any
+) -> tuple[Problem, Runs]:
+    """The problem of `workload`, with all others of `frame` as archive."""
+    return build_problem(
+        mine, workload=workload, archive=[frame], candidates=POOL, **{"objective": "runtime", **options}
+    )
+
+
+def some(frame: pd.DataFrame, workload: str, rows: list[int]) -> pd.DataFrame:
+    """Runs of a workload on the configurations `rows` of the pool."""
+    chosen = POOL.iloc[rows][["instance_type", "node_count"]]
+    return frame[frame["workload"] == workload].merge(chosen)
+
+
+class TestContract(StrategyContract):
+    @pytest.fixture
+    def make(self) -> Callable[[], Strategy]:
+        return lambda: strategy("selecta")
+
+
+class TestTheFoldIn:
+    def test_is_the_ridge_of_its_docstring(self) -> None:
+        problem, _ = ask(planted(keep=0.7))
+        normal = Factorised(2)(problem, archived(problem))
+        assert isinstance(normal, Gaussian)
+        value, vector = np.linalg.eigh(normal.covariance)
+        q = vector[:, -2:] * np.sqrt(value[-2:])  # K = Q Qᵀ: factors in which Σ is the identity
+        s, y = np.array([1, 5, 11]), np.full(len(POOL), np.nan)
+        y[s] = [4.0, 4.6, 3.9]
+        design = np.column_stack([np.ones(3), q[s]]) / np.sqrt(normal.noise[s])[:, None]
+        target = (y[s] - normal.mean[s]) / np.sqrt(normal.noise[s])
+        b, *p = np.linalg.solve(design.T @ design + np.diag([1e-4, 1.0, 1.0]), design.T @ target)
+        mean, _ = normal.fold_in(y, np.zeros(0))
+        assert mean == pytest.approx(normal.mean + b + q @ p, abs=1e-6)
+
+    @pytest.mark.parametrize(("measured", "tolerance"), [([0, 7], 0.05), ([0, 3, 7, 9, 12, 14, 18], 0.05)])
+    def test_answers_as_a_refit_with_the_new_workload_would(self, measured: list[int], tolerance: float) -> None:
+        frame = planted()
+        mine = some(frame, "w000", measured).assign(workload="new")
+        others = frame[frame["workload"] != "w000"]
+        problem, runs = ask(others, mine)
+        y = np.full(len(POOL), np.nan)
+        y[measured] = np.log(runs.frame["runtime_s"])
+        old, again = archived(problem), archived(ask(pd.concat([others, mine.assign(workload="again")]))[0])
+        folded, _ = Factorised(2)(problem, old).fold_in(y, np.zeros(0))
+        refitted, _ = Factorised(2)(problem, again).fold_in(y, np.zeros(0))
+        assert folded == pytest.approx(refitted, abs=tolerance)
+        assert folded[measured] == pytest.approx(y[measured], abs=0.1)
+
+    def test_finds_a_planted_workload_from_a_few_runs(self) -> None:
+        frame = planted(noise=0.001)
+        truth = np.log(frame.loc[frame["workload"] == "w000", "runtime_s"].to_numpy())
+        problem, _ = ask(frame[frame["workload"] != "w000"])
+        y = np.where(np.isin(np.arange(len(POOL)), [0, 4, 9, 15, 19]), truth, np.nan)
+        mean, spread = Factorised(2)(problem, archived(problem)).fold_in(y, np.zeros(0))
+        assert np.sqrt(np.mean((mean - truth) ** 2)) < 0.08
+        average, _ = Average()(problem, archived(problem)).fold_in(y, np.zeros(0))
+        assert np.sqrt(np.mean((average - truth) ** 2)) > 0.3
+        assert (spread > 0).all()
+
+    def test_of_rank_nothing_is_the_column_mean(self) -> None:
+        frame = planted(keep=0.6)
+        problem, runs = ask(frame[frame["workload"] != "w000"], some(frame, "w000", [2, 8, 13]).assign(workload="new"))
+        a = archived(problem)
+        y = np.full(len(POOL), np.nan)
+        for kind, nodes, t in runs.frame[["instance_type", "node_count", "runtime_s"]].itertuples(index=False):
+            y[(POOL["instance_type"] == kind) & (POOL["node_count"] == nodes)] = np.log(t)
+        mean, _ = Average()(problem, a).fold_in(y, np.zeros(0))
+        expected = ColumnMean().predict(problem, runs)
+        unmeasured = expected.evidence != 0
+        assert mean[unmeasured] == pytest.approx(expected.log_runtime[unmeasured], abs=1e-4)
+
+    def test_spread_is_that_of_the_errors_on_held_out_workloads(self) -> None:
+        frame = planted(workloads=30, noise=0.15)
+        model, errors = selecta(), []
+        for w in [f"w{i:03}" for i in range(0, 30, 6)]:
+            problem, runs = ask(frame[frame["workload"] != w], some(frame, w, [0, 6, 13]).assign(workload="new"))
+            prediction = model.predict(problem, runs)
+            truth = np.log(frame.loc[frame["workload"] == w, "runtime_s"].to_numpy())
+            far = prediction.evidence != 0
+            errors.append(((truth - prediction.log_runtime) / prediction.spread)[far])
+        assert 0.6 < np.sqrt(np.mean(np.concatenate(errors) ** 2)) < 1.5
+
+
+class TestActivityCounters:
+    def test_tell_workloads_apart_that_one_run_cannot(self) -> None:
+        frame = planted(workloads=60, rank=1, noise=0.01)
+        y = np.log(frame["runtime_s"]).to_numpy().reshape(60, -1)
+        apart = y - y.mean(axis=1, keepdims=True)
+        apart -= apart.mean(axis=0)
+        shape = apart[:, apart.std(axis=0).argmax()]
+        rng = np.random.default_rng(1)
+        frame["metric.cpu"] = np.expm1(5 + np.repeat(shape, len(POOL)) + rng.normal(0, 0.01, len(frame)))
+        problem, _ = ask(frame[frame["workload"] >= "w010"])
+        a = archived(problem)
+        assert a.counters.names == ("metric.cpu",)
+        errors = []
+        for counters in (False, True):
+            folded = Factorised(1, counters)(problem, a)
+            for u in range(10):
+                blind = np.where(np.arange(len(POOL)) == 0, y[u], np.nan)
+                x = a.counters.new(frame.iloc[[u * len(POOL)]], np.array([0]))
+                errors.append(folded.fold_in(blind, x)[0] - y[u])
+        without, with_counter = np.sqrt(np.mean(np.square(errors).reshape(2, -1), axis=1))
+        assert with_counter < without / 2
+
+    def test_unrecorded_ones_are_not_zero(self) -> None:
+        frame = planted()
+        frame["metric.cpu"] = np.where(frame["workload"] < "w020", 50.0 + np.arange(len(frame)) % 7, np.nan)
+        problem, _ = ask(frame)
+        x = archived(problem).counters.contexts(40)
+        assert np.isnan(x[20:]).all()
+        assert np.isfinite(x[:20]).all()
+
+
+class TestReferences:
+    def test_are_listed_before_anything_is_measured_and_differ(self) -> None:
+        problem, runs = ask(planted())
+        listed = batch(strategy("selecta"), problem, runs, 4)
+        assert [run.why.split(":")[0] for run in listed[:2]] == ["reference 1 of 2", "reference 2 of 2"]
+        assert len({(r.instance_type, r.node_count) for r in listed}) == len(listed)
+        assert all(run.expected_runtime_s for run in listed[:2])
+
+    def test_beat_references_drawn_at_random_on_workloads_that_were_not_looked_at(self) -> None:
+        frame = planted(workloads=60, noise=0.05)
+        seen, unseen = frame[frame["workload"] < "w040"], frame[frame["workload"] >= "w040"]
+        problem, _ = ask(seen)
+        normal = Factorised(2)(problem, archived(problem))
+        y = np.log(unseen["runtime_s"].to_numpy()).reshape(-1, len(POOL))
+
+        def regret(rows: list[int]) -> float:
+            lost = []
+            for truth in y:
+                shown = np.where(np.isin(np.arange(len(POOL)), rows), truth, np.nan)
+                mean, _ = normal.fold_in(shown, np.zeros(0))
+                mean[rows] = truth[rows]
+                lost.append(truth[mean.argmin()] - truth.min())
+            return float(np.mean(lost))
+
+        chosen: list[int] = []
+        open_ = np.ones(len(POOL), dtype=bool)
+        for _ in range(2):
+            found = next_reference(problem, tuple(chosen), open_)
+            assert found is not None
+            chosen.append(found)
+            open_[found] = False
+        rng = np.random.default_rng(0)
+        drawn = [regret(list(rng.choice(len(POOL), 2, replace=False))) for _ in range(50)]
+        assert regret(chosen) < np.median(drawn)
+
+    def test_a_failed_one_is_replaced(self) -> None:
+        problem, runs = ask(planted())
+        first = strategy("selecta").suggest(problem, runs)
+        assert first is not None
+        failed = pd.DataFrame(
+            [
+                {
+                    "workload": "new",
+                    "instance_type": first.instance_type,
+                    "node_count": first.node_count,
+                    "runtime_s": 3.0,
+                }
+            ]
+        ).assign(status="failed")
+        problem, runs = ask(planted(), failed)
+        second = strategy("selecta").suggest(problem, runs)
+        assert second is not None
+        assert "reference 1 of 2" in second.why
+        assert second.label != first.label
+
+    def test_the_recommendation_names_what_suggest_proposes(self) -> None:
+        frame = planted()
+        for rows in ([], [3], [3, 9]):
+            mine = some(frame, "w000", rows).assign(workload="new") if rows else None
+            problem, runs = ask(frame[frame["workload"] != "w000"], mine)
+            made = strategy("selecta")
+            assert made.recommend(problem, runs).next_run == made.suggest(problem, runs)
+
+    def test_any_runs_of_archived_configurations_will_do(self) -> None:
+        frame = planted()
+        problem, runs = ask(frame[frame["workload"] != "w000"], some(frame, "w000", [1, 18]).assign(workload="new"))
+        assert References().propose(problem, runs, np.random.default_rng(0), None) is None
+
+
+class TestHeldOut:
+    def test_a_shape_that_the_archive_holds_beats_the_column_mean(self) -> None:
+        judged = selecta().taught(ask(planted(noise=0.03))[0]).judged
+        best = judged.order[0]
+        assert "factorisation" in best
+        assert judged.regret[best][1:].mean() < judged.regret["column mean"][1:].mean() / 2
+        assert judged.contexts == 40
+
+    def test_where_the_model_loses_the_column_mean_answers_and_it_says_so(self) -> None:
+        frame = planted()
+        problem, runs = ask(frame[frame["workload"] != "w000"], some(frame, "w000", [2, 9]).assign(workload="new"))
+        loser = Collaborative("the upside-down model", (("upside down", UpsideDown()),))
+        prediction = loser.predict(problem, runs)
+        assert loser.taught(problem).name == "column mean"
+        assert any("the upside-down model chose no better" in w for w in prediction.warnings)
+        expected = ColumnMean().predict(problem, runs)
+        unmeasured = prediction.evidence != 0
+        assert prediction.log_runtime[unmeasured] == pytest.approx(expected.log_runtime[unmeasured], abs=1e-4)
+
+    def test_a_model_is_judged_on_the_same_folds_as_its_fit(self) -> None:
+        problem, _ = ask(planted(workloads=12))
+        by_model = held_out_regret(problem, ColumnMean())
+        by_fit = judge(problem, {"column mean": Average()}).regret["column mean"]
+        assert by_model.groupby("fold_in_runs")["regret"].mean().to_numpy() == pytest.approx(by_fit, abs=1e-3)
+        assert set(by_model["workload"]) == {f"w{i:03}" for i in range(12)}
+
+    def test_the_archive_is_fitted_once(self) -> None:
+        problem, _ = ask(planted())
+        model = selecta()
+        assert model.taught(problem) is selecta().taught(replace(problem, seed=7, deadline_s=5.0))
+        other, _ = ask(planted())
+        assert model.taught(other) is not model.taught(problem)
+        calls: list[int] = []
+        for key in ("a", "a", "b"):
+            kept(problem, key, lambda: calls.append(1))
+        assert len(calls) == 2
+
+
+@dataclass(frozen=True)
+class UpsideDown:
+    """Believes the opposite of the column mean."""
+
+    def __call__(self, problem: Problem, archive: Archived) -> Gaussian:
+        average = Average()(problem, archive)
+        return replace(average, mean=-average.mean)
+
+
+class TestBadArchives:
+    def answer(self, frame: pd.DataFrame, mine: pd.DataFrame) -> tuple[np.ndarray, str]:
+        problem, runs = ask(frame, mine)
+        prediction = selecta().predict(problem, runs)
+        return prediction.log_runtime, " ".join(prediction.warnings)
+
+    @pytest.fixture
+    def frame(self) -> pd.DataFrame:
+        return planted(workloads=20)
+
+    @pytest.fixture
+    def mine(self, frame: pd.DataFrame) -> pd.DataFrame:
+        return some(frame, "w000", [2, 11]).assign(workload="new")
+
+    def others(self, frame: pd.DataFrame) -> pd.DataFrame:
+        return frame[frame["workload"] != "w000"]
+
+    def test_a_workload_in_other_units_is_named_and_left_out(self, frame: pd.DataFrame, mine: pd.DataFrame) -> None:
+        good = self.others(frame)
+        typical = good.groupby("workload")["runtime_s"].median().sort_values().index[9]
+        assert typical == "w008"
+        bad = good["workload"] == "w008"
+        clean, quiet = self.answer(good[~bad], mine)
+        poisoned, said = self.answer(
+            good.assign(runtime_s=good["runtime_s"].where(~bad, good["runtime_s"] * 1000)), mine
+        )
+        assert poisoned == pytest.approx(clean, abs=1e-9)
+        assert "w008" in said
+        assert "left out" in said
+        assert "left out" not in quiet
+
+    def test_a_workload_half_of_whose_runs_are_in_other_units_too(
+        self, frame: pd.DataFrame, mine: pd.DataFrame
+    ) -> None:
+        good = self.others(frame)
+        bad = (good["workload"] == "w009") & (good["node_count"] > 2)
+        clean, _ = self.answer(good[good["workload"] != "w009"], mine)
+        poisoned, said = self.answer(
+            good.assign(runtime_s=good["runtime_s"].where(~bad, good["runtime_s"] * 1000)), mine
+        )
+        assert poisoned == pytest.approx(clean, abs=1e-9)
+        assert "w009" in said
+
+    def test_one_cell_in_other_units_is_left_out_alone(self, frame: pd.DataFrame, mine: pd.DataFrame) -> None:
+        good = self.others(frame).reset_index(drop=True)
+        clean, _ = self.answer(good.drop(index=45), mine)
+        poisoned, said = self.answer(good.assign(runtime_s=good["runtime_s"].where(good.index != 45, 1e6)), mine)
+        assert poisoned == pytest.approx(clean, abs=1e-9)
+        assert "1 cells" in said
+
+    def test_contradictory_repetitions_are_left_out(self, frame: pd.DataFrame, mine: pd.DataFrame) -> None:
+        good = self.others(frame).reset_index(drop=True)
+        again = good.iloc[[45]].assign(runtime_s=good["runtime_s"][45] * 30)
+        clean, _ = self.answer(good.drop(index=45), mine)
+        twice, said = self.answer(pd.concat([good, again], ignore_index=True), mine)
+        assert twice == pytest.approx(clean, abs=1e-9)
+        assert good["workload"][45] in said
+        assert "tenfold" in said
+
+    def test_an_archive_of_which_nothing_is_believable_is_refused(self, frame: pd.DataFrame) -> None:
+        one = frame[frame["workload"] == "w001"]
+        twice = pd.concat([one, one.assign(runtime_s=one["runtime_s"] * 50)], ignore_index=True)
+        with pytest.raises(InsufficientEvidenceError, match="nothing believable is left"):
+            strategy("selecta").suggest(*ask(twice))
+
+    def test_one_workload_is_followed_with_a_wide_spread_and_a_warning(
+        self, frame: pd.DataFrame, mine: pd.DataFrame
+    ) -> None:
+        problem, runs = ask(frame[frame["workload"] == "w001"], mine)
+        prediction = selecta().predict(problem, runs)
+        assert any("holds 1 workload:" in w for w in prediction.warnings)
+        assert (prediction.spread[prediction.evidence != 0] > 0.4).all()
+        suggested = strategy("selecta").suggest(*ask(frame[frame["workload"] == "w001"]))
+        assert suggested is not None
+
+    def test_runs_that_the_archive_never_made_say_nothing_and_it_says_so(self, frame: pd.DataFrame) -> None:
+        few = self.others(frame)
+        few = few[few["node_count"] < 8]
+        alone = some(frame, "w000", [3, 7]).assign(workload="new")
+        problem, runs = ask(few, alone)
+        prediction = selecta().predict(problem, runs)
+        assert any("none of the workload's 2 completed runs" in w for w in prediction.warnings)
+        assert prediction.spread[0] >= 1.0
+        with pytest.raises(InsufficientEvidenceError, match="--archive"):
+            strategy("selecta").suggest(*build_problem(alone, candidates=POOL))
+
+
+class TestARecurringWorkload:
+    def timed(self, frame: pd.DataFrame, factors: list[float]) -> tuple[Problem, Runs]:
+        rows = [2, 11, 17, 2, 11][: len(factors)]
+        parts = [some(frame, "w000", [r]) for r in rows]
+        mine = pd.concat(parts, ignore_index=True).assign(workload="new")
+        mine["runtime_s"] *= factors
+        mine["started_at"] = [f"2024-01-{day:02}T00:00:00Z" for day in range(1, len(factors) + 1)]
+        return ask(frame[frame["workload"] != "w000"], mine)
+
+    def test_is_answered_from_all_its_runs_while_they_agree(self) -> None:
+        prediction = selecta().predict(*self.timed(planted(), [1.0, 1.0, 1.0, 1.02, 0.99]))
+        assert not any("changed" in w for w in prediction.warnings)
+        assert (prediction.evidence == 0).sum() == 3
+
+    def test_whose_input_grew_is_answered_from_its_new_runs_and_references_are_asked_for_again(self) -> None:
+        frame = planted()
+        problem, runs = self.timed(frame, [1.0, 1.0, 1.0, 3.0])
+        prediction = selecta().predict(problem, runs)
+        said = next(w for w in prediction.warnings if "the workload changed" in w)
+        assert "3.0 x longer" in said
+        assert "run again" in said
+        truth = np.log(frame.loc[frame["workload"] == "w000", "runtime_s"].to_numpy() * 3.0)
+        assert abs(np.mean(prediction.log_runtime - truth)) < 0.4
+        wanted = strategy("selecta").suggest(problem, runs)
+        assert wanted is not None
+        assert "reference 2 of 2" in wanted.why
+
+
+def test_lumos_is_answered_without_its_application_and_reproducibly(mirror: Path) -> None:
+    data = fetch_dataset("lumos", mirror=mirror)
+    frame = data.runs.frame
+    own = frame["application"] == "sort"
+    aws = data.candidates[data.candidates["feature.provider"] == "aws"]
+    problem, runs = build_problem(
+        None, workload="spark_sort_large", archive=[Runs(frame[~own].reset_index(drop=True))], candidates=aws
+    )
+    model = selecta()
+    taught = model.taught(problem)
+    assert taught.judged.contexts > 60
+    assert isinstance(model, Collaborative)
+    again, _ = build_problem(
+        None,
+        workload="spark_sort_large",
+        archive=[Runs(frame[~own].sample(frac=1, random_state=1).reset_index(drop=True))],
+        candidates=aws,
+    )
+    assert model.taught(again).name == taught.name
+    first, second = (strategy("selecta").suggest(p, runs) for p in (problem, again))
+    assert first is not None
+    assert second is not None
+    assert first.label == second.label
+    assert first.to_dict()["expected_runtime_s"] == pytest.approx(second.to_dict()["expected_runtime_s"])
+
+
+class TestGoingOnAsASearch:
+    def test_measures_the_references_and_then_by_expected_improvement_until_little_is_left(self) -> None:
+        frame = planted(noise=0.05)
+        truth = frame[frame["workload"] == "w000"].reset_index(drop=True)
+        others, told, why = frame[frame["workload"] != "w000"], list[int](), list[str]()
+        made = strategy("selecta+ei")
+        for _ in range(len(POOL)):
+            problem, runs = ask(others, some(frame, "w000", told).assign(workload="new") if told else None)
+            wanted = made.suggest(problem, runs)
+            if wanted is None:
+                break
+            why.append(wanted.to_dict()["why"])
+            same = (POOL["instance_type"] == wanted.instance_type) & (POOL["node_count"] == wanted.node_count)
+            told.append(int(np.flatnonzero(same)[0]))
+        assert [w.split(" ")[0] for w in why[:2]] == ["reference", "reference"]
+        assert any("expected improvement" in w for w in why[2:])
+        assert 3 <= len(told) < len(POOL)
+        assert truth["runtime_s"][told].min() <= truth["runtime_s"].min() * 1.1
+
+    @pytest.mark.parametrize("name", ["random+ei", "auto+ei", "cherrypick+ei", "price-only+ei"])
+    def test_is_refused_where_there_is_no_model_or_a_search_already(self, name: str) -> None:
+        with pytest.raises(RecommenderError, match=r"selecta\+ei"):
+            strategy(name)
+
+    def test_an_unknown_name_is_still_unknown(self) -> None:
+        with pytest.raises(UnknownNameError, match="selekta"):
+            strategy("selekta+ei")
