@@ -169,6 +169,8 @@ def _ranked_alone(problem: Problem, prediction: Prediction, i: int, chosen: Mode
         preference=prediction.preference[[i]] if prediction.preference is not None else None,
         binding=lambda _: prediction.binding(i),
         draws=None,
+        mixture=None,
+        longest_s=None,
     )
     one = replace(problem, candidates=Candidates(table, alone, ()), top=1)
     try:

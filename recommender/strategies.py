@@ -213,7 +213,7 @@ TABLE: dict[str, Callable[[], Strategy]] = {
         LearnedPrior(),
         None,
         MixtureImprovement(),
-        SmallImprovement(0.005, at_least=4),
+        SmallImprovement(0.001, at_least=4),
     ),
     "selecta": lambda: ModelBased(
         "selecta",

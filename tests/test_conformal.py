@@ -179,7 +179,7 @@ class TestHeldOutWorkloads:
             data.runs.frame["workload"].isin(names) & data.runs.frame["instance_type"].isin(table["instance_type"])
         ].reset_index(drop=True)
         given = list(table["instance_type"].iloc[[0, 10]])
-        held = []
+        held, spread = [], []
         for name in names[::4]:
             mine = frame[frame["workload"] == name]
             few = mine["instance_type"].isin(given)
@@ -191,5 +191,8 @@ class TestHeldOutWorkloads:
             )
             found = Conformal(ColumnMean()).predict(problem, runs)
             held += inside(found, problem, Runs(mine[~few].reset_index(drop=True)))
+            spread.append(float(np.median(found.spread)))
         assert len(held) > 50
-        assert 0.8 <= np.mean(held) <= 0.99
+        # A dozen workloads bound a 90 % quantile from above only: it may cover more, but not by being wide beyond use.
+        assert np.mean(held) >= 0.8
+        assert np.median(spread) < 0.5

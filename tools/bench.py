@@ -145,6 +145,14 @@ def transfer() -> str:
     return table.stdout.rstrip()
 
 
+def regression() -> str:
+    """Measure designs, intervals, deadlines and speed of the regression strategies."""
+    found = subprocess.run(
+        [sys.executable, "tools/bench_regression.py"], cwd=ROOT, check=True, capture_output=True, text=True
+    )
+    return found.stdout.rstrip()
+
+
 SECTIONS: dict[str, tuple[str, Callable[[], str]]] = {
     "startup": ("Start-up", startup),
     "catalogue": ("Scoring the whole catalogue", catalogue),
@@ -153,6 +161,7 @@ SECTIONS: dict[str, tuple[str, Callable[[], str]]] = {
     "arrow": ("Arrow on the AWS part of Lumos", arrow),
     "guarantee": ("Promises and stopping on Scout", guarantee),
     "lookahead": ("Search within a budget: Lynceus on its three jobs", lookahead),
+    "regression": ("Designs, intervals and deadlines of the regression strategies", regression),
     "c3o": ("C3O's selection on its own data", c3o),
     "paris": ("PARIS on Lumos, one application left out", paris),
     "transfer": ("Transfer across C3O's machine types", transfer),

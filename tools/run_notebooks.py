@@ -6,7 +6,6 @@ With RECOMMENDER_NOTEBOOKS=quick in the environment a notebook that takes long d
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 from pathlib import Path
 
@@ -32,8 +31,6 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--check", action="store_true")
     check = parser.parse_args().check
-    if check:
-        os.environ["RECOMMENDER_QUICK"] = "1"  # notebooks that take long then do less
     for path in sorted(NOTEBOOKS.glob("*.ipynb")):
         sys.stderr.write(f"{path.name}\n")
         notebook = execute(path)

@@ -101,6 +101,7 @@ class Conformal:
             prediction,
             spread=np.maximum(prediction.spread * factor, prediction.noise),  # a run's own noise is known
             family_spread=prediction.family_spread * factor,
+            longest_s=None,  # of the spread that was
             warnings=(*prediction.warnings, said),
         )
 
