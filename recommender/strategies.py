@@ -15,12 +15,11 @@ from typing import Protocol
 import numpy as np
 
 from recommender.candidates import Configuration
-from recommender.errors import InputError, RecommenderError, UnknownNameError, did_you_mean
+from recommender.errors import RecommenderError, UnknownNameError, did_you_mean
 from recommender.models import PerformanceModel, Prediction, configuration_rows, measured, nothing_known
 from recommender.models.bagging import RandomTrees
 from recommender.models.c3o import C3O
 from recommender.models.completing import tried
-from recommender.models.conformal import Conformal
 from recommender.models.ernest import MINIMUM_POINTS, Ernest, distinct_points
 from recommender.models.factorisation import selecta
 from recommender.models.gaussian_process import GaussianProcess
@@ -240,19 +239,6 @@ def _scaling_run(problem: Problem, runs: Runs) -> NextRun | None:
     i = int(np.lexsort((np.arange(len(hourly)), np.where(left, hourly, np.inf)))[0])
     why = f"the cheapest with another number of vCPUs than those run; {MINIMUM_POINTS} such points show how the workload scales"
     return NextRun(why=why, **vars(problem.candidates.configuration(i)))
-
-
-def calibrated(chosen: Strategy) -> ModelBased:
-    """The same strategy with its spread scaled until the archive's workloads, left out in turn, are covered.
-
-    Raises
-    ------
-    InputError
-        For a strategy that is not one model (auto, cloudbandit).
-    """
-    if not isinstance(chosen, ModelBased):
-        raise InputError("only a strategy with one model can be calibrated: name one, such as --strategy ernest")
-    return replace(chosen, model=Conformal(chosen.model))
 
 
 def trees() -> ModelBased:

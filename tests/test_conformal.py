@@ -10,6 +10,7 @@ import pandas as pd
 import pytest
 from scipy.special import ndtri, stdtrit
 
+from recommender.calibration import calibrated
 from recommender.datasets import fetch_dataset
 from recommender.errors import InputError, InsufficientEvidenceError
 from recommender.models import MEASURED, PerformanceModel, Prediction, measured
@@ -18,7 +19,7 @@ from recommender.models.ernest import Ernest
 from recommender.models.yardsticks import ColumnMean
 from recommender.problem import Problem, build_problem
 from recommender.runs import Runs
-from recommender.strategies import calibrated, strategy
+from recommender.strategies import strategy
 
 Z95 = float(ndtri(0.95))
 

@@ -31,7 +31,7 @@ search archives
 scoring
 ranking
 strategies
-explanation
+explanation calibration
 pending store_file question run_command
 store
 study
