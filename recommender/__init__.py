@@ -7,7 +7,6 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from recommender.calibration import calibrated
     from recommender.candidates import Candidates, Configuration, Exclusion
     from recommender.catalogue import Catalogue, TypeFilter, load_catalogue, similar
     from recommender.datasets import fetch_dataset
@@ -33,12 +32,11 @@ if TYPE_CHECKING:
     from recommender.report.regret_plots import write_plots
     from recommender.runs import Runs, append_run, read_runs, write_runs
     from recommender.search.experiment_design import plan
-    from recommender.strategies import Auto, ModelBased, Strategy, strategies, strategy
+    from recommender.strategies import Auto, ModelBased, Strategy, calibrated, strategies, strategy
     from recommender.study import Study, studies
     from recommender.summary import summarise
 
 _MODULE_OF = {
-    "calibrated": "calibration",
     **dict.fromkeys(("Candidates", "Configuration", "Exclusion"), "candidates"),
     **dict.fromkeys(("Catalogue", "TypeFilter", "load_catalogue", "similar"), "catalogue"),
     "fetch_dataset": "datasets",
@@ -67,7 +65,7 @@ _MODULE_OF = {
     "time_against_cost": "report.plots",
     "write_plots": "report.regret_plots",
     **dict.fromkeys(("Runs", "append_run", "read_runs", "write_runs"), "runs"),
-    **dict.fromkeys(("Auto", "ModelBased", "Strategy", "strategies", "strategy"), "strategies"),
+    **dict.fromkeys(("Auto", "ModelBased", "Strategy", "calibrated", "strategies", "strategy"), "strategies"),
     **dict.fromkeys(("Study", "studies"), "study"),
     "summarise": "summary",
 }

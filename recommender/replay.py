@@ -18,6 +18,7 @@ import pandas as pd
 
 from recommender.candidates import Configuration
 from recommender.catalogue import load_catalogue
+from recommender.composition import Strategy, canonical
 from recommender.errors import InfeasibleError, InputError, InsufficientEvidenceError, RecommenderError
 from recommender.inputs import scale_column
 from recommender.models import Array, configuration_rows
@@ -25,7 +26,6 @@ from recommender.pricing import PurchaseOption, price_option
 from recommender.problem import Objective, Problem, build_problem
 from recommender.runs import Runs
 from recommender.search.designs import Uniform
-from recommender.strategies import Strategy, canonical
 
 GroupBy = Literal["application", "workload"]
 Rows = npt.NDArray[np.intp]

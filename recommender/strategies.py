@@ -7,160 +7,53 @@ A strategy is two pure functions of the evidence. Third parties add theirs throu
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
-from functools import cache, partial
+from dataclasses import dataclass, replace
+from functools import cache
 from importlib.metadata import EntryPoint, entry_points
-from typing import Protocol
 
 import numpy as np
 
 from recommender.candidates import Configuration
-from recommender.errors import RecommenderError, UnknownNameError, did_you_mean
-from recommender.models import PerformanceModel, Prediction, configuration_rows, measured, nothing_known
+from recommender.composition import ModelBased, Strategy
+from recommender.errors import InputError, RecommenderError, UnknownNameError, did_you_mean
+from recommender.models import configuration_rows, measured
 from recommender.models.bagging import RandomTrees
 from recommender.models.c3o import C3O
-from recommender.models.completing import tried
+from recommender.models.conformal import Conformal
 from recommender.models.ernest import MINIMUM_POINTS, Ernest, distinct_points
 from recommender.models.factorisation import selecta
 from recommender.models.gaussian_process import GaussianProcess
 from recommender.models.neighbours import neighbours
 from recommender.models.pairwise import PairwiseTrees
+from recommender.models.paris import Paris
 from recommender.models.prior import LearnedPrior
 from recommender.models.quasar import Quasar
+from recommender.models.transfer import Transfer
 from recommender.models.trees import BaggedTrees
 from recommender.models.yardsticks import BestFixed, ColumnMean, MeasuredOnly, PriceOnly
 from recommender.pricing import BY_NAME, price_option
 from recommender.problem import Problem
-from recommender.ranking import rank
 from recommender.recommendation import NextRun, Recommendation
 from recommender.runs import Runs
 from recommender.search.acquisition import (
-    Acquisition,
     ConstrainedImprovement,
     MixtureImprovement,
-    proposal,
-    row_of,
-    unscored,
 )
 from recommender.search.bandit import CloudBandit
-from recommender.search.designs import ConfirmBest, InitialDesign, LatinHypercube, QuasiRandom, Uniform
-from recommender.search.guarantee import guarantee
+from recommender.search.designs import LatinHypercube, QuasiRandom, Uniform
 from recommender.search.lookahead import LookAhead
 from recommender.search.predicted import PredictedBest, PredictedWorse
 from recommender.search.references import References
 from recommender.search.stopping import (
     Never,
     SmallImprovement,
-    StoppingRule,
     WithinBudget,
-    WorthIt,
-    over_budget,
-    rule_of,
 )
 
+__all__ = ["TABLE", "Auto", "Choice", "ModelBased", "Strategy", "calibrated", "strategies", "strategy"]
 ENTRY_POINT_GROUP = "recommender.strategies"
 SEARCHING = "+ei"
 """Behind the name of a strategy that only recommends: go on as a search by expected improvement."""
-
-
-class Strategy(Protocol):
-    """Two pure functions of the evidence: the same runs in any order give the same answer."""
-
-    def suggest(self, problem: Problem, runs: Runs, *, rng: np.random.Generator | None = None) -> Configuration | None:
-        """Return the configuration to measure next, or None when nothing is worth measuring."""
-        ...
-
-    def recommend(self, problem: Problem, runs: Runs) -> Recommendation:
-        """Return ranked candidates, with what was excluded and why."""
-        ...
-
-
-@dataclass(frozen=True)
-class ModelBased:
-    """A model that believes, a design that says what to measure first, and, for a search, what to measure next and when
-    to stop."""
-
-    name: str
-    """The strategy's name."""
-    why: str
-    """What it does, in one sentence."""
-    model: PerformanceModel
-    """(problem, runs) -> prediction."""
-    design: InitialDesign | None = field(default_factory=ConfirmBest)
-    """What to measure, before the acquisition is asked if there is one; None: nothing ever is."""
-    acquisition: Acquisition | None = None
-    """What to measure once the design is exhausted; None: nothing."""
-    stop: StoppingRule = field(default_factory=Never)
-    """When the acquisition's choice is not worth its run."""
-
-    def recommend(self, problem: Problem, runs: Runs) -> Recommendation:
-        """Return the ranked answer; `next_run` is what `suggest` proposes, None for a strategy that measures nothing."""
-        runs = canonical(runs)
-        prediction = self.model.predict(problem, runs)
-        searches = self.acquisition is not None
-        measure = self.design is not None and not searches
-        answer = rank(problem, prediction, strategy=self.name, why=self.why, measure=measure)
-        if not searches:
-            if isinstance(self.design, References):
-                answer = replace(answer, next_run=self.design.propose(problem, runs, problem.random(runs), answer))
-            ended = over_budget(problem, runs, answer.next_run)
-            unweighed = f"the planned runs were not weighed: {self.name} does not search"
-            notes = (*((unweighed,) if problem.runs_planned is not None else ()), *((ended,) if ended else ()))
-            return replace(answer, next_run=None if ended else answer.next_run, warnings=(*answer.warnings, *notes))
-        found, stopped = self._search(problem, runs, prediction, problem.random(runs))
-        notes = (f"nothing more is worth measuring: {stopped}",) if stopped else ()
-        promise = partial(guarantee, problem, runs, prediction, answer.rows[0])
-        return replace(answer, next_run=found, warnings=(*answer.warnings, *notes), promise=promise)
-
-    def suggest(self, problem: Problem, runs: Runs, *, rng: np.random.Generator | None = None) -> Configuration | None:
-        """Return what to measure next; randomness derives from (seed, number of runs) unless `rng` is given."""
-        runs, rng = canonical(runs), rng or problem.random(runs)
-        if self.acquisition is not None:
-            return self._search(problem, runs, None, rng)[0]
-        if self.design is None:
-            return None
-        if isinstance(self.design, References) and (start := self.design.propose(problem, runs, rng, None)):
-            return None if over_budget(problem, runs, start) else start  # also where nothing can be recommended
-        best = None if isinstance(self.design, Uniform) else self.recommend(problem, runs)
-        wanted = self.design.propose(problem, runs, rng, best)
-        return None if over_budget(problem, runs, wanted) else wanted
-
-    def _search(
-        self, problem: Problem, runs: Runs, prediction: Prediction | None, rng: np.random.Generator
-    ) -> tuple[NextRun | None, str]:
-        """The design's next configuration; else the best by the acquisition; or None and why the search stops."""
-        stop = rule_of(problem, self.stop)
-        start = self.design.propose(problem, runs, rng, None) if self.design is not None else None
-        if start is not None:
-            stopped = stop.reason(problem, runs, nothing_known(problem), unscored(problem), row_of(problem, start))
-            stopped = stopped or over_budget(problem, runs, start)
-            return (None, stopped) if stopped else (NextRun(**{"why": "a start of the search", **vars(start)}), "")
-        prediction = prediction or self.model.predict(problem, runs)
-        believed = prediction.mixture is not None or np.isfinite(prediction.log_runtime).any()
-        if self.acquisition is None or not believed:
-            return None, ""
-        scores = self.acquisition.scores(problem, runs, prediction, self.model)
-        open_ = ~tried(measured(problem, runs)) & (prediction.excluded == 0) & ~np.isnan(scores.score)
-        rows = np.flatnonzero(open_)
-        if not len(rows):
-            return None, ""
-        row = int(rows[np.lexsort((rows, prediction.log_runtime[rows], -scores.score[rows]))[0]])
-        stopped = stop.reason(problem, runs, prediction, scores, row)
-        planned = problem.runs_planned
-        favour = (
-            WorthIt(planned).favour(problem, prediction, scores, row) if planned is not None and not stopped else ""
-        )
-        why = "; ".join(part for part in (scores.sentence(row), favour) if part)
-        wanted = proposal(problem, prediction, row, why)
-        stopped = stopped or over_budget(problem, runs, wanted)
-        return (None, stopped) if stopped else (wanted, "")
-
-
-def canonical(runs: Runs) -> Runs:
-    """The same runs in an order that does not depend on how they were given."""
-    frame = runs.frame
-    keys = ["workload", "instance_type", "node_count", "vcpus", *runs.inputs, *runs.params, "status", "runtime_s"]
-    return replace(runs, frame=frame.sort_values(keys, kind="stable", ignore_index=True))
 
 
 @dataclass(frozen=True)
@@ -241,6 +134,19 @@ def _scaling_run(problem: Problem, runs: Runs) -> NextRun | None:
     return NextRun(why=why, **vars(problem.candidates.configuration(i)))
 
 
+def calibrated(chosen: Strategy) -> ModelBased:
+    """The same strategy with its spread scaled until the archive's workloads, left out in turn, are covered.
+
+    Raises
+    ------
+    InputError
+        For a strategy that is not one model (auto, cloudbandit).
+    """
+    if not isinstance(chosen, ModelBased):
+        raise InputError("only a strategy with one model can be calibrated: name one, such as --strategy ernest")
+    return replace(chosen, model=Conformal(chosen.model))
+
+
 def trees() -> ModelBased:
     """Expected improvement on bagged gradient-boosted trees; the stop is CherryPick's."""
     return ModelBased(
@@ -307,7 +213,7 @@ TABLE: dict[str, Callable[[], Strategy]] = {
         LearnedPrior(),
         None,
         MixtureImprovement(),
-        SmallImprovement(0.005, at_least=4),
+        SmallImprovement(0.001, at_least=4),
     ),
     "selecta": lambda: ModelBased(
         "selecta",
@@ -325,6 +231,18 @@ TABLE: dict[str, Callable[[], Strategy]] = {
         "neighbours",
         "collaborative filtering: the workloads that ran most alike (Koren 2010)",
         neighbours(),
+        References(),
+    ),
+    "paris": lambda: ModelBased(
+        "paris",
+        "a forest on fingerprints of other workloads' runs (Yadwadkar et al. 2017)",
+        Paris(),
+        References(),
+    ),
+    "transfer": lambda: ModelBased(
+        "transfer",
+        "a network learnt on other workloads, its last layer fitted to the workload's own runs (Moradi et al. 2019)",
+        Transfer(),
         References(),
     ),
     "price-only": lambda: ModelBased(

@@ -43,6 +43,8 @@ LEASE_S = 7200.0
 """How long a configuration is kept for the worker it was given to, unless it says otherwise."""
 STALE_ATTEMPTS = 3
 """Choices made again because others were faster; after that one on slightly older evidence, or the next best, stands."""
+MOST_SPARE = 63
+"""Most configurations chosen beside those asked for, so that one of them is free."""
 MOST_ATTEMPTS = 1000
 
 
@@ -135,8 +137,9 @@ class Study:
         for attempt in range(MOST_ATTEMPTS):
             snapshot = self.snapshot()
             problem, runs = self.evidence(snapshot)
-            late = max(0, attempt + 1 - STALE_ATTEMPTS)  # rather the next best than to lose the best one again
-            wanted = batch(self._strategy, problem, runs, count + late, pending=[p.run for p in snapshot.live])
+            # Whoever keeps losing chooses among ever more: rather the next best than to lose the best one again.
+            spare = min(2 ** max(0, attempt + 1 - STALE_ATTEMPTS) - 1, MOST_SPARE)
+            wanted = batch(self._strategy, problem, runs, count + spare, pending=[p.run for p in snapshot.live])
             if not wanted:
                 return []
             given = self.store.claim(

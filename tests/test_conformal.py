@@ -10,7 +10,6 @@ import pandas as pd
 import pytest
 from scipy.special import ndtri, stdtrit
 
-from recommender.calibration import calibrated
 from recommender.datasets import fetch_dataset
 from recommender.errors import InputError, InsufficientEvidenceError
 from recommender.models import MEASURED, PerformanceModel, Prediction, measured
@@ -19,7 +18,7 @@ from recommender.models.ernest import Ernest
 from recommender.models.yardsticks import ColumnMean
 from recommender.problem import Problem, build_problem
 from recommender.runs import Runs
-from recommender.strategies import strategy
+from recommender.strategies import calibrated, strategy
 
 Z95 = float(ndtri(0.95))
 
@@ -180,7 +179,7 @@ class TestHeldOutWorkloads:
             data.runs.frame["workload"].isin(names) & data.runs.frame["instance_type"].isin(table["instance_type"])
         ].reset_index(drop=True)
         given = list(table["instance_type"].iloc[[0, 10]])
-        held = []
+        held, spread = [], []
         for name in names[::4]:
             mine = frame[frame["workload"] == name]
             few = mine["instance_type"].isin(given)
@@ -192,5 +191,8 @@ class TestHeldOutWorkloads:
             )
             found = Conformal(ColumnMean()).predict(problem, runs)
             held += inside(found, problem, Runs(mine[~few].reset_index(drop=True)))
+            spread.append(float(np.median(found.spread)))
         assert len(held) > 50
-        assert 0.8 <= np.mean(held) <= 0.99
+        # A dozen workloads bound a 90 % quantile from above only: it may cover more, but not by being wide beyond use.
+        assert np.mean(held) >= 0.8
+        assert np.median(spread) < 0.5

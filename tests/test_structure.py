@@ -30,8 +30,9 @@ models
 search archives
 scoring
 ranking
+composition
 strategies
-explanation calibration
+explanation
 pending store_file question run_command
 store
 study

@@ -76,20 +76,6 @@ def ernest() -> str:
     return table.stdout.rstrip()
 
 
-def c3o() -> str:
-    """Judge C3O's selection of a model on its own data."""
-    table = subprocess.run([sys.executable, "tools/bench_c3o.py"], cwd=ROOT, check=True, capture_output=True, text=True)
-    return table.stdout.rstrip()
-
-
-def regression() -> str:
-    """Measure designs, intervals, deadlines and speed of the regression strategies."""
-    found = subprocess.run(
-        [sys.executable, "tools/bench_regression.py"], cwd=ROOT, check=True, capture_output=True, text=True
-    )
-    return found.stdout.rstrip()
-
-
 def arrow() -> str:
     """Judge Arrow on the AWS part of Lumos."""
     table = subprocess.run(
@@ -137,16 +123,48 @@ def filtering() -> str:
     return table.stdout.rstrip()
 
 
+def c3o() -> str:
+    """Judge C3O's selection of a model on its own data."""
+    table = subprocess.run([sys.executable, "tools/bench_c3o.py"], cwd=ROOT, check=True, capture_output=True, text=True)
+    return table.stdout.rstrip()
+
+
+def paris() -> str:
+    """Judge fingerprints on Lumos."""
+    table = subprocess.run(
+        [sys.executable, "tools/bench_paris.py"], cwd=ROOT, check=True, stdout=subprocess.PIPE, text=True
+    )
+    return table.stdout.rstrip()
+
+
+def transfer() -> str:
+    """Judge transfer across C3O's machine types."""
+    table = subprocess.run(
+        [sys.executable, "tools/bench_transfer.py"], cwd=ROOT, check=True, capture_output=True, text=True
+    )
+    return table.stdout.rstrip()
+
+
+def regression() -> str:
+    """Measure designs, intervals, deadlines and speed of the regression strategies."""
+    found = subprocess.run(
+        [sys.executable, "tools/bench_regression.py"], cwd=ROOT, check=True, capture_output=True, text=True
+    )
+    return found.stdout.rstrip()
+
+
 SECTIONS: dict[str, tuple[str, Callable[[], str]]] = {
     "startup": ("Start-up", startup),
     "catalogue": ("Scoring the whole catalogue", catalogue),
     "ernest": ("Ernest on C3O", ernest),
-    "c3o": ("C3O's selection on its own data", c3o),
-    "regression": ("Designs, intervals and deadlines of the regression strategies", regression),
     "filtering": ("Collaborative filtering on Lumos", filtering),
     "arrow": ("Arrow on the AWS part of Lumos", arrow),
     "guarantee": ("Promises and stopping on Scout", guarantee),
     "lookahead": ("Search within a budget: Lynceus on its three jobs", lookahead),
+    "regression": ("Designs, intervals and deadlines of the regression strategies", regression),
+    "c3o": ("C3O's selection on its own data", c3o),
+    "paris": ("PARIS on Lumos, one application left out", paris),
+    "transfer": ("Transfer across C3O's machine types", transfer),
 }
 
 

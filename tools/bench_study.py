@@ -15,6 +15,7 @@ import itertools
 import json
 import os
 import random
+import resource
 import signal
 import sqlite3
 import statistics
@@ -102,10 +103,17 @@ def child(*arguments: object) -> subprocess.Popen[bytes]:
     return subprocess.Popen([sys.executable, __file__, *map(str, arguments)], start_new_session=True)
 
 
-def kills(count: int, directory: Path, seed: int) -> dict[str, int]:
+def children_cpu_s() -> float:
+    """Processor time of all ended children so far."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
+
+
+def kills(count: int, directory: Path, seed: int) -> dict[str, float]:
     """Kill a tuning `count` times, each up to 2.5 s after it began to ask or first told; check the store and the log after each."""
     rng, path = random.Random(seed), directory / "kills.db"
     log, found = directory / "kills.log", {"kills": count, "corrupt": 0, "lost": 0}
+    start, cpu_s = time.monotonic(), children_cpu_s()
     make(path)
     for turn in range(count):
         before = len(entries(log))
@@ -125,14 +133,15 @@ def kills(count: int, directory: Path, seed: int) -> dict[str, int]:
             make(path)
     logs = [e for file in directory.glob("kills*.log") for e in entries(file)]
     held = sum(len(Study.open("s", store=file).snapshot().told) for file in directory.glob("kills*.db"))
-    return {**found, "logged": sum("id" in e for e in logs), "held": held}
+    spent = {"wall_s": time.monotonic() - start, "cpu_s": children_cpu_s() - cpu_s}
+    return {**found, "logged": sum("id" in e for e in logs), "held": held, **spent}
 
 
 def crowd(workers: int, runs: int, directory: Path) -> dict[str, float]:
     """Let `workers` processes ask and tell at once, `runs` runs together."""
     path = directory / "crowd.db"
     make(path)
-    start = time.monotonic()
+    start, cpu_s = time.monotonic(), children_cpu_s()
     processes = [child("--working", path, directory / f"crowd{i}.log", runs // workers) for i in range(workers)]
     codes = [process.wait() for process in processes]
     wall_s = time.monotonic() - start
@@ -152,6 +161,7 @@ def crowd(workers: int, runs: int, directory: Path) -> dict[str, float]:
         "measured again": again,
         "corrupt": int(not intact(path)),
         "wall_s": wall_s,
+        "cpu_s": children_cpu_s() - cpu_s,
         "ask_s median": statistics.median(e["ask_s"] for e in told),
         "tell_s median": statistics.median(e["tell_s"] for e in told),
         "ask_s largest": max(e["ask_s"] for e in told),
@@ -179,7 +189,7 @@ def main() -> None:
         shared = crowd(asked.workers, asked.runs, Path(name)) if asked.runs else {}
     for measured in (killed, shared):
         for what, value in measured.items():
-            print(f"| {what} | {value:.3g} |" if isinstance(value, float) else f"| {what} | {value} |")
+            print(f"| {what} | {value:.4g} |" if isinstance(value, float) else f"| {what} | {value} |")
     if any(measured.get(bad) for measured in (killed, shared) for bad in ("corrupt", "lost", "in flight twice")):
         sys.exit(1)
 

@@ -23,8 +23,8 @@ def recommend(
 
     Example: recommender recommend runs.csv --deadline 2h --purchase on-demand,spot
     """
-    from recommender.calibration import calibrated
     from recommender.report.tables import as_csv, as_json, as_text
+    from recommender.strategies import calibrated
     from recommender.strategies import strategy as named
 
     chosen = calibrated(named(strategy)) if calibrate else named(strategy)

@@ -27,7 +27,7 @@ from scipy.special import logsumexp
 
 from recommender.candidates import Candidates
 from recommender.errors import InsufficientEvidenceError
-from recommender.models import MEASURED, MODELLED, TRANSFERRED, Array, Measured, Prediction, measured, with_measurements
+from recommender.models import MODELLED, TRANSFERRED, Array, Measured, Prediction, measured, with_measurements
 from recommender.models.completing import search_base
 from recommender.models.features import Features, features
 from recommender.models.laws import draw_laws
@@ -279,18 +279,11 @@ class LearnedPrior:
             evidence=np.full(n, evidence_kind, dtype=np.int8),
             binding=binding,
             warnings=warnings,
-        )
-        joined = with_measurements(known, problem, runs)
-        # The mixture has counted what was measured already; a run that was stopped still bounds its configuration.
-        held = joined.evidence == MEASURED
-        return replace(
-            joined,
-            log_runtime=np.where(held, np.fmax(known.log_runtime, seen.censored_log), joined.log_runtime),
-            spread=np.where(held, known.spread, joined.spread),
-            noise=noise,
-            draws=mixture.draws if len(evidence.rows) else None,
             mixture=mixture,
         )
+        # A component's noise is also what strays from it for good: where a configuration was run, its runs say more.
+        joined = with_measurements(known, problem, runs)
+        return replace(joined, draws=mixture.draws if len(evidence.rows) else None)
 
 
 def _evidence(seen: Measured) -> Evidence:
