@@ -410,6 +410,15 @@ class TestWhatIsRefused:
         with pytest.raises(InsufficientEvidenceError, match=f"3 distinct points.*found {rows}.*measure other scales"):
             strategy("ernest").recommend(*ask(table().head(rows)))
 
+    def test_collinear_runs_say_what_never_varied_and_propose_runs(self) -> None:
+        same = pd.concat([table().head(1)] * 5, ignore_index=True)
+        with pytest.raises(
+            InsufficientEvidenceError, match=r"same input scale and the same number of vCPUs: measure also"
+        ):
+            strategy("ernest").recommend(*ask(same))
+        with pytest.raises(InsufficientEvidenceError, match=r"every run has the same input scale: measure also.*nodes"):
+            strategy("ernest").recommend(*ask(table(scales=(1.0,), nodes=(1, 2))))
+
     def test_no_runs_say_what_to_measure(self) -> None:
         with pytest.raises(InsufficientEvidenceError, match="measure"):
             strategy("ernest").recommend(*build_problem(None, candidates=pool()))

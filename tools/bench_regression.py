@@ -109,7 +109,7 @@ def contexts(c3o: Dataset) -> Runs:
     assert c3o.runs is not None
     frame = c3o.runs.frame.copy()
     number = frame.groupby(c3o.runs.inputs, dropna=False).ngroup().astype(str)
-    frame["workload"] = frame["workload"] + "/" + frame["instance_type"] + "/" + number
+    frame["workload"] = frame["workload"] + " " + frame["instance_type"] + " " + number
     return Runs.from_frame(frame.drop(columns=c3o.runs.inputs))
 
 
@@ -124,7 +124,7 @@ def intervals(c3o: Dataset, lumos: Dataset, count: int) -> str:
         ("Lumos, 3 machines given", lumos.runs, lumos.candidates, reference, ColumnMean()),
     ]
     lines = [
-        f"Every {count}-th part of the workloads is asked about in turn with the others as its archive; a run is inside when the",
+        f"{count} workloads, drawn at random, are asked about in turn with the others as its archive; a run is inside when the",
         "central 90 % interval holds it. Deadlines: 0.9 to 1.5 x each true runtime; the cheapest configuration (of those not",
         "measured) whose 95 % quantile meets the deadline is taken; *met*: how often the truth did.",
         "",

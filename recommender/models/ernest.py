@@ -28,7 +28,7 @@ from scipy.special import ndtri, stdtrit
 from recommender.errors import InsufficientEvidenceError
 from recommender.models import ASSUMED, MODELLED, Array, Prediction, comparable, repetition_noise, with_measurements
 from recommender.models.memory import MemoryLimit
-from recommender.models.points import Points, relative_speed, run_points, target_points
+from recommender.models.points import Points, proposals, relative_speed, run_points, target_points
 from recommender.problem import Problem
 from recommender.runs import Runs
 
@@ -104,7 +104,7 @@ def fit(points: Points, *, serial_term: bool | None = None) -> Fit:
     if points.distinct < MINIMUM_POINTS:
         raise InsufficientEvidenceError(
             f"ernest needs completed runs at {MINIMUM_POINTS} distinct points at least (input scale x total vCPUs); "
-            f"found {points.distinct}; measure other scales or core counts, e.g. recommender profile --scales 0.1,0.2,0.4 --cores 1,2"
+            f"found {points.distinct}; measure other scales or core counts, e.g. recommender profile --scales 0.1,0.2,0.4 --cores 1,2; {proposals(points)}"
         )
     x = features(points.scale, points.machines, points.vcpus, points.units)
     t = points.runtime_s * points.speed
