@@ -230,7 +230,9 @@ def table_candidates(
         if column.startswith(("param.", "feature.")):
             configurations[column] = table[column].to_numpy()
     usd = table["usd_per_hour"].to_numpy(float) if "usd_per_hour" in table else np.full(len(table), np.nan)
-    bare = np.isnan(usd)
+    # Where neither the table, the catalogue nor the user's prices know the type, nothing differs from region to region.
+    priceable = {*catalogue.types.index, *(prices["instance_type"] if prices is not None else ())}
+    bare = np.isnan(usd) & table["instance_type"].isin(priceable).to_numpy()
     row = np.repeat(np.arange(len(table)), np.where(bare, len(regions), 1))
     first = np.r_[0, np.flatnonzero(np.diff(row)) + 1]
     place = np.arange(len(row)) - np.repeat(first, np.diff(np.r_[first, len(row)]))

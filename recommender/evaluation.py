@@ -14,6 +14,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 import pandas as pd
 
 from recommender.checkpoint import Checkpoint, Key, Row
@@ -184,6 +185,10 @@ def plan(
             skipped.append(error)
         else:
             usd = search_budget_usd
+            if (search_budget_usd or search_budget_runs) and np.isnan(world.cost_usd).any():
+                raise InputError(
+                    f"a search budget was given, but what some runs of {name} cost is not known; give prices, or no budget"
+                )
             if search_budget_runs is not None:
                 usd = search_budget_runs * float(world.cost_usd.mean())
             asked = replace(world.problem, runs_planned=runs_planned, search_budget_usd=usd)
@@ -296,7 +301,8 @@ def _frame(rows: list[Row]) -> pd.DataFrame:
     frame = pd.DataFrame(rows, columns=[*COLUMNS, *extra])
     for name in ("node_count", "recommended_node_count"):
         frame[name] = frame[name].astype("Int64")
-    for name in ("runtime_s", "cost_usd", "incumbent_value", "normalised_incumbent", "normalised_recommendation"):
+    amounts = ("runtime_s", "cost_usd", "search_cost_usd")
+    for name in (*amounts, "incumbent_value", "normalised_incumbent", "normalised_recommendation"):
         frame[name] = frame[name].astype(float)
     return frame
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
+import numpy.typing as npt
 import pandas as pd
 
 from recommender.candidates import Candidates, with_parameters
@@ -16,7 +17,7 @@ from recommender.catalogue.cpu import identify
 from recommender.enumeration import Machines, catalogue_candidates, table_candidates
 from recommender.errors import InputError, UnknownNameError, did_you_mean
 from recommender.inputs import target_inputs
-from recommender.pricing import BY_NAME, DEFAULT_OPTIONS, PurchaseOption, Usage, price_option
+from recommender.pricing import BY_NAME, DEFAULT_OPTIONS, OptionPrices, PurchaseOption, Usage, price_option
 from recommender.runs import Runs, read_runs
 from recommender.tables import CANDIDATES, PRICES, read_table
 from recommender.units import format_usd
@@ -73,6 +74,19 @@ class Problem:
     def configurations(self) -> pd.DataFrame:
         """One row per configuration: instance_type, node_count, vcpus, memory_gib, family, param.*, feature.*."""
         return self.candidates.configurations
+
+    def rankable(self, prices: OptionPrices) -> npt.NDArray[np.bool_]:
+        """Offers that may be ranked, shape (offers,): those with a price.
+
+        When only time counts (objective runtime, no budget) also a candidates table's machines that the catalogue does not
+        know and nobody prices, on demand; what a run of them costs stays unknown. A type of the catalogue without a price
+        is not sold there.
+        """
+        offers, priced = self.candidates.offers, ~np.isnan(prices.usd_per_hour)
+        if self.objective == "cost" or self.budget_usd is not None or prices.option.name != "on-demand":
+            return priced
+        result: npt.NDArray[np.bool_] = priced | (offers.family < 0)
+        return result
 
     def random(self, runs: Runs) -> np.random.Generator:
         """A generator derived from (seed, number of runs): asking twice gives the same answer."""

@@ -113,9 +113,11 @@ def _rows(problem: Problem, prediction: Prediction, best: Merged) -> list[Row]:
         i = int(offers.configuration[offer])
         mean, spread = prediction.log_runtime[i], prediction.spread[i]
         runtime = cost = None
+        priced = not np.isnan(s.prices.usd_per_hour[offer])
         if np.isfinite(mean):
             quantiles = np.exp(mean + spread * np.array([Z10, 0.0, -Z10]))
             runtime = Quantiles(*map(float, quantiles))
+        if runtime is not None and priced:
             cost = Quantiles(*map(float, s.prices.cost(quantiles, offers, problem.usage, np.full(3, offer))))
         rows.append(
             Row(
@@ -124,10 +126,10 @@ def _rows(problem: Problem, prediction: Prediction, best: Merged) -> list[Row]:
                 purchase_option=s.prices.option.name,
                 runtime_s=runtime,
                 cost_usd=cost,
-                usd_per_hour=float(s.prices.usd_per_hour[offer]),
+                usd_per_hour=float(s.prices.usd_per_hour[offer]) if priced else None,
                 deadline_probability=float(probability[id(s)][offer]) if probability and runtime else None,
                 evidence=EVIDENCE[prediction.evidence[i]],
-                price_quality=PRICE_QUALITIES[s.prices.quality[offer]],
+                price_quality=PRICE_QUALITIES[s.prices.quality[offer]] if priced else None,
                 reason="",
                 **vars(problem.candidates.configuration(i)),
             )
@@ -207,13 +209,17 @@ def _difference(row: Row, best: Row) -> str:
             return same
         return f"{ratio:.1f} x the {noun}" if ratio > 2 else f"{abs(ratio - 1.0):.0%} {more if ratio > 1 else less}"
 
-    hourly = (row.usd_per_hour * row.node_count, best.usd_per_hour * best.node_count)
-    price = compare(*hourly, "higher hourly price", "lower hourly price", "same hourly price", "hourly price")
-    if row.runtime_s is None or best.runtime_s is None or row.cost_usd is None or best.cost_usd is None:
-        return price
-    cost = compare(row.cost_usd.p50, best.cost_usd.p50, "dearer", "cheaper", "as dear", "cost")
-    time = compare(row.runtime_s.p50, best.runtime_s.p50, "slower", "faster", "as fast", "time")
-    return f"{cost}, {time}, {price}"
+    parts = []
+    if row.cost_usd is not None and best.cost_usd is not None:
+        parts.append(compare(row.cost_usd.p50, best.cost_usd.p50, "dearer", "cheaper", "as dear", "cost"))
+    if row.runtime_s is not None and best.runtime_s is not None:
+        parts.append(compare(row.runtime_s.p50, best.runtime_s.p50, "slower", "faster", "as fast", "time"))
+    if row.usd_per_hour is None or best.usd_per_hour is None:
+        parts.append("hourly prices not all known")
+    else:
+        hourly = (row.usd_per_hour * row.node_count, best.usd_per_hour * best.node_count)
+        parts.append(compare(*hourly, "higher hourly price", "lower hourly price", "same hourly price", "hourly price"))
+    return ", ".join(parts)
 
 
 def _probability_first_better(problem: Problem, prediction: Prediction, first: Entry, second: Entry) -> float:

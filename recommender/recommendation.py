@@ -38,15 +38,15 @@ class Row(Configuration):
     runtime_s: Quantiles | None
     """Seconds of a run that is not interrupted; None when nothing is known."""
     cost_usd: Quantiles | None
-    """USD of one run, expected interruptions and idle commitments included; None when the runtime is not known."""
-    usd_per_hour: float
-    """Effective price of one node."""
+    """USD of one run, expected interruptions and idle commitments included; None when runtime or price is not known."""
+    usd_per_hour: float | None
+    """Effective price of one node; None when it is not known."""
     deadline_probability: float | None
     """P(the run ends within the deadline); None without a deadline or a known runtime."""
     evidence: str
     """measured, modelled, transferred or assumed: what the runtime rests on."""
-    price_quality: str
-    """listed, repaired or estimated."""
+    price_quality: str | None
+    """listed, repaired or estimated; None without a price."""
     reason: str
     """What binds it, and what separates it from its neighbour."""
 

@@ -51,7 +51,7 @@ class Environment:
     configuration: Rows
     """Candidate that each recorded run executed."""
     cost_usd: Array
-    """Of each recorded run: as billed, else price x runtime x nodes. Failed and stopped runs cost money too."""
+    """Of each recorded run: as billed, else price x runtime x nodes; NaN without a price. Failed and stopped runs cost too."""
     value: Array
     """Of each recorded run."""
     feasible: npt.NDArray[np.bool_]
@@ -124,8 +124,9 @@ def environment(
     Parameters
     ----------
     candidates
-        Validated candidates table. Kept are the configurations that have a price and a recorded run (of any status) of
-        the workload at its largest input, so whatever is proposed can be looked up.
+        Validated candidates table. Kept are the configurations that have a recorded run (of any status) of the workload
+        at its largest input, so whatever is proposed can be looked up, and that may be ranked: with objective cost those
+        with a price.
     deadline_quantile
         The deadline is this quantile of the runtimes of the workload's completed runs; None: there is none.
     group_by
@@ -153,8 +154,10 @@ def environment(
         at &= np.isclose(mine.frame[column].to_numpy(float), wanted, rtol=1e-9)
     known = canonical(Runs(mine.frame[at].reset_index(drop=True)))
 
-    def ask(table: pd.DataFrame) -> tuple[Problem, Rows, Array]:
-        """The problem over `table`; for each run its candidate (-1 none: another machine, or a part of it) and cost."""
+    def ask(table: pd.DataFrame) -> tuple[Problem, Rows, Array, npt.NDArray[np.bool_]]:
+        """The problem over `table`; for each run its candidate (-1 none: another machine, or a part of it), its cost, and
+        whether the candidate may be ranked.
+        """
         problem, _ = build_problem(
             known,
             workload=workload,
@@ -173,20 +176,21 @@ def environment(
         price = price_option(problem.options[0], offers, problem.catalogue.spot)
         billed, runtime = (known.frame[c].to_numpy(float) for c in ("cost_usd", "runtime_s"))
         cost = np.where(np.isnan(billed), price.cost(runtime, offers, problem.usage, row), billed)
-        return problem, row, np.where(np.isnan(price.usd_per_hour[row]) | (row < 0), np.nan, cost)
+        rankable = (row >= 0) & problem.rankable(price)[row] & (np.isfinite(cost) | np.isnan(price.usd_per_hour[row]))
+        return problem, row, np.where(row < 0, np.nan, cost), rankable
 
     table = candidates.sort_values(keys, kind="stable", ignore_index=True)
-    problem, row, cost = ask(table)
+    problem, row, cost, rankable = ask(table)
     size, outside = len(table), int((row < 0).sum())
     ran = np.bincount(row[row >= 0], minlength=size)
-    priced = np.bincount(row[np.isfinite(cost)], minlength=size)
+    priced = np.bincount(row[rankable], minlength=size)
     keep = (ran > 0) & (ran == priced)
     if not keep.any():
         raise InputError(
             f"no candidate has both a price and a recorded run of {workload}: of {size} candidates {int((ran > 0).sum())} "
             "were run; give a candidates table with usd_per_hour for what was run, or --prices"
         )
-    problem, row, cost = ask(table[keep])
+    problem, row, cost, _ = ask(table[keep])
     kept = row >= 0
     recorded, row, cost = Runs(known.frame[kept].reset_index(drop=True)), row[kept], cost[kept]
     runtime, done = recorded.frame["runtime_s"].to_numpy(float), (recorded.frame["status"] == "completed").to_numpy()
@@ -298,7 +302,7 @@ def episode(
                 {"strategy": name, "workload": problem.workload, "seed": seed, "step": step}
                 | _measured(world, taken)
                 | _answer(world, reply.best)
-                | {"search_cost_usd": float(world.cost_usd[taken].sum()), "stopped": stopped}
+                | {"search_cost_usd": _known(world.cost_usd[taken].sum()), "stopped": stopped}
                 | {"ask_seconds": asked_s + reply.seconds if stopped else asked_s}
                 | _params(world, taken, reply.best)
             )
@@ -351,11 +355,16 @@ def _measured(world: Environment, taken: list[int]) -> dict[str, Any]:
     if taken:
         cells = world.recorded.frame.iloc[taken[-1]]
         plain = (str(cells[names[0]]), int(cells[names[1]]), str(cells[names[2]]), float(cells[names[3]]))
-        found |= {**dict(zip(names, plain, strict=True)), "cost_usd": float(world.cost_usd[taken[-1]])}
+        found |= {**dict(zip(names, plain, strict=True)), "cost_usd": _known(world.cost_usd[taken[-1]])}
     values = world.value[taken][world.feasible[taken]]
     if len(values):
         found |= {"incumbent_value": float(values.min()), "normalised_incumbent": float(values.min()) / world.optimum}
     return found
+
+
+def _known(usd: float) -> float | None:
+    """A sum of money; None where a part of it is not known."""
+    return None if np.isnan(usd) else float(usd)
 
 
 def _answer(world: Environment, best: Configuration | None) -> dict[str, Any]:

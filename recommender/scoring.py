@@ -34,7 +34,7 @@ class Scored:
     value: Array
     """What is minimised, divided by P(completing): a run that fails is paid and run again."""
     tie: Array
-    """Broken ties: USD per run, or per hour where runtimes are not known."""
+    """Broken ties: USD per run, or per hour where runtimes are not known; inf without a price."""
 
 
 class Tally:
@@ -114,19 +114,20 @@ def score(problem: Problem, prediction: Prediction, prices: OptionPrices, tally:
     """Score all offers under one purchase option; keep the best `problem.top` and the best other configuration."""
     offers, usage, at = problem.candidates.offers, problem.usage, problem.candidates.offers.configuration
     alive = np.ones(len(offers), dtype=bool)
-    tally.drop(alive, "no_price", np.isnan(prices.usd_per_hour))
+    rankable = problem.rankable(prices)
+    tally.drop(alive, "no_price", ~rankable)
     for code, (reason, _) in enumerate(prediction.reasons, 1):
         tally.drop(alive, reason, (prediction.excluded == code)[at])
     hourly = prices.usd_per_hour * offers.nodes
     if not tally.known:
         value = prediction.preference[at] if prediction.preference is not None else hourly
-        tally.drop(alive, "no_evidence", ~np.isfinite(value) & ~np.isnan(hourly))
+        tally.drop(alive, "no_evidence", ~np.isfinite(value))
         tally.ranked += int(alive.sum())
         return _keep(problem, prices, alive, value, hourly)
     tally.drop(alive, "no_evidence", ~np.isfinite(prediction.log_runtime)[at])
     runtime = np.exp(prediction.log_runtime)[at]
     cost = prices.cost(runtime, offers, usage)
-    tally.drop(alive, "no_price", np.isnan(cost))
+    tally.drop(alive, "no_price", np.isnan(cost) & ~np.isnan(prices.usd_per_hour))
     if prices.interruption_per_month is not None:
         slow = np.exp(prediction.log_runtime - Z10 * prediction.spread)[at]
         with np.errstate(invalid="ignore"):
@@ -157,6 +158,7 @@ def score(problem: Problem, prediction: Prediction, prices: OptionPrices, tally:
 
 def _keep(problem: Problem, prices: OptionPrices, alive: Mask, value: Array, tie: Array) -> Scored:
     """The best `top` offers and the best of another configuration than the very best; ties by price, then order."""
+    tie = np.where(np.isnan(tie), np.inf, tie)
     rows = np.flatnonzero(alive)
     if len(rows) > problem.top:
         at = problem.candidates.offers.configuration

@@ -125,11 +125,13 @@ def _scaling_run(problem: Problem, runs: Runs) -> NextRun | None:
     np.fmin.at(hourly, offers.configuration, prices.usd_per_hour * offers.nodes)
     total = (configurations["vcpus"].fillna(1.0) * configurations["node_count"]).to_numpy(float)
     tried = configuration_rows(problem, runs.frame)
-    left = (PriceOnly().predict(problem, runs).excluded == 0) & np.isfinite(hourly)
+    left = np.zeros(len(configurations), dtype=bool)
+    left[offers.configuration[problem.rankable(prices)]] = True
+    left &= PriceOnly().predict(problem, runs).excluded == 0
     left &= ~np.isin(total, total[tried[tried >= 0]])
     if not left.any():
         return None
-    i = int(np.lexsort((np.arange(len(hourly)), np.where(left, hourly, np.inf)))[0])
+    i = int(np.lexsort((np.arange(len(hourly)), hourly, ~left))[0])
     why = f"the cheapest with another number of vCPUs than those run; {MINIMUM_POINTS} such points show how the workload scales"
     return NextRun(why=why, **vars(problem.candidates.configuration(i)))
 

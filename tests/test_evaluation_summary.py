@@ -343,6 +343,33 @@ class TestTheSummary:
         frame = run(planned(objective=objective, workloads=["one"], steps=4))
         assert optimum_cost_usd(frame) == {"one": pytest.approx(cost)}
 
+    def test_a_table_without_prices_is_judged_by_runtime_and_its_search_costs_nothing_that_is_known(
+        self, tmp_path: Path
+    ) -> None:
+        bare = CANDIDATES.drop(columns="usd_per_hour")
+        frame = table().drop(columns="cost_usd")
+        results = evaluate(
+            frame,
+            candidates=bare,
+            strategies=["cherrypick", "auto"],
+            objective="runtime",
+            steps=3,
+            seeds=2,
+            out=tmp_path / "r.csv",
+        )
+        assert results.loc[results["step"] > 0, "search_cost_usd"].isna().all()
+        assert results["recommended_instance_type"].notna().any()
+        summary = summarise(pd.read_csv(tmp_path / "r.csv")).set_index("strategy")
+        assert summary["search_cost_usd"].drop(["column-mean", "best-fixed"]).isna().all()
+        assert summary.loc["cherrypick", "within_10_percent"] > 0
+        assert " 0 USD" not in as_text(results).split("cherrypick")[1].splitlines()[0]
+        assert [path.name for path in write_plots(results, tmp_path)] == ["regret-runs.png", "regret-workloads.png"]
+
+    def test_a_search_budget_needs_to_know_what_runs_cost(self) -> None:
+        bare = CANDIDATES.drop(columns="usd_per_hour")
+        with pytest.raises(InputError, match="a search budget was given, but what some runs of one cost is not known"):
+            evaluate(table(), candidates=bare, objective="runtime", search_budget_runs=2.0)
+
     def test_an_unknown_cost_stays_unknown(self) -> None:
         frame = evaluate(table(), candidates=CANDIDATES, objective="runtime", steps=1, seeds=1, workloads=["two"])
         if not (frame["normalised_incumbent"] == 1.0).any():

@@ -18,6 +18,7 @@ from recommender.pricing import ALL_OPTIONS, BY_NAME, PurchaseOption, Usage, par
 from recommender.pricing.cost import commitment_cost, on_demand_cost, spot_cost, spot_survival
 from recommender.problem import Problem, build_problem
 from recommender.recommendation import Recommendation, Row
+from recommender.report.tables import as_text
 from recommender.runs import Runs
 from recommender.strategies import strategy
 from recommender.units import parse_duration
@@ -734,3 +735,54 @@ def test_a_commitment_says_how_many_machines_it_binds_and_what_is_due() -> None:
     assert way.usd_per_month == pytest.approx(way.usd_per_hour * 730 * way.machines_committed)
     assert way.upfront_usd == pytest.approx(way.usd_per_month * 36)
     assert f"commits to {way.machines_committed} machines for 3 years" in row.reason
+
+
+class TestWithoutAPrice:
+    """Machines of the user's own table that nobody prices."""
+
+    def runs(self) -> pd.DataFrame:
+        kinds, seconds = ("rack-02", "rack-04", "rack-08"), (40.0, 25.0, 16.0)
+        return pd.DataFrame({"workload": "sort", "instance_type": kinds, "node_count": 1, "runtime_s": seconds})
+
+    def answer(self, table: pd.DataFrame, **options: Any) -> Recommendation:
+        return strategy("random").recommend(*build_problem(self.runs(), candidates=table, **options))
+
+    def test_by_runtime_they_are_ranked_and_their_cost_is_not_known(self) -> None:
+        table = pool().assign(usd_per_hour=lambda t: t["usd_per_hour"].where(t["instance_type"] != "rack-08"))
+        answer = self.answer(table, objective="runtime")
+        assert [row.label for row in answer.rows] == ["rack-08 x1", "rack-04 x1", "rack-02 x1"]
+        first, second = (row.to_dict() for row in answer.rows[:2])
+        assert [first[name] for name in ("region", "cost_usd", "usd_per_hour", "price_quality")] == [None] * 4
+        assert first["runtime_s"]["p50"] == pytest.approx(16.0)
+        assert second["cost_usd"]["p50"] > 0
+        assert "56% slower, hourly prices not all known" in first["reason"]
+        assert answer.ways_to_pay == ()
+        assert "no_price" not in [e.reason for e in answer.excluded]
+        json.dumps(answer.to_dict(), allow_nan=False)
+        assert answer.to_frame()["usd_per_hour"].isna().tolist() == [True, False, False]
+        line = next(line for line in as_text(answer).splitlines() if line.startswith("1 "))
+        assert re.search(r"on-demand +16.* unknown +measured +unknown$", line)
+
+    def test_without_any_price_there_is_one_offer_a_machine_however_many_regions(self) -> None:
+        bare = pool().drop(columns="usd_per_hour")
+        problem, _ = build_problem(
+            self.runs(), candidates=bare, objective="runtime", regions=("eu-west-1", "us-east-1")
+        )
+        assert len(problem.candidates.offers) == len(bare)
+
+    @pytest.mark.parametrize("options", [{}, {"objective": "runtime", "budget_usd": 1.0}])
+    def test_where_money_counts_they_are_excluded(self, options: dict[str, Any]) -> None:
+        with pytest.raises(InfeasibleError, match="no_price 16"):
+            self.answer(pool().drop(columns="usd_per_hour"), **options)
+
+    def test_what_the_user_prices_is_not_ranked_by_an_option_without_a_price(self) -> None:
+        with pytest.raises(InfeasibleError, match="no_price"):
+            self.answer(pool().drop(columns="usd_per_hour"), objective="runtime", purchase=SPOT)
+
+    @pytest.mark.parametrize("name", ["cherrypick", "trees", "auto", "random"])
+    def test_they_are_searched_by_runtime(self, name: str) -> None:
+        bare = pool().drop(columns="usd_per_hour")
+        problem, runs = build_problem(self.runs(), candidates=bare, objective="runtime")
+        wanted = strategy(name).suggest(problem, runs)
+        assert wanted is not None
+        assert getattr(wanted, "expected_cost_usd", None) is None

@@ -12,6 +12,7 @@ import pandas as pd
 import pytest
 from replay_table import CANDIDATES, Mute, Scripted, table
 
+from recommender.catalogue import load_catalogue
 from recommender.datasets import Dataset, fetch_dataset
 from recommender.errors import InputError, RecommenderError
 from recommender.pricing import BY_NAME
@@ -176,6 +177,22 @@ class TestTheEnvironment:
         assert here.problem.configurations["instance_type"].tolist() == ["a", "c", "d"]
         assert here.left_out["candidates were left out: they have no price"] == 1
         assert here.optimum == pytest.approx(1.0), "b is not among what can be found"
+
+    def test_by_runtime_a_candidate_without_a_price_is_found_at_a_cost_that_is_not_known(self) -> None:
+        here = world(candidates=CANDIDATES.assign(usd_per_hour=[36.0, np.nan, 36.0, 18.0]), objective="runtime")
+        assert here.problem.configurations["instance_type"].tolist() == ["a", "b", "c", "d"]
+        assert (here.optimum, here.left_out) == (40.0, {})
+        rows = episode("script", Scripted(("a", "b", "a")), here, seed=0, steps=3)
+        assert [row["search_cost_usd"] for row in rows] == [0.0, 1.0, None, None], "never as if it were free"
+        assert [row["cost_usd"] for row in rows] == [None, 1.0, None, 1.0]
+        assert rows[2]["recommended_instance_type"] == "b"
+
+    def test_a_type_of_the_catalogue_without_a_price_in_the_region_is_not_sold_there(self) -> None:
+        frame = table(("one", "f2.48xlarge", 1, 1.0, "completed", None))
+        more = pd.DataFrame({"instance_type": ["f2.48xlarge"], "node_count": [1]})
+        assert "f2.48xlarge" in load_catalogue().types.index
+        here = world(runs=frame, candidates=pd.concat([CANDIDATES, more]), objective="runtime", region="eu-west-1")
+        assert here.left_out["candidates were left out: they have no price"] == 1
 
     def test_without_any_price_it_says_what_to_give(self) -> None:
         with pytest.raises(InputError, match=r"4 were run; give a candidates table with usd_per_hour"):

@@ -262,7 +262,8 @@ def run_label(values: dict[str, Any]) -> str:
 
 
 def _best(row: dict[str, Any]) -> str:
-    return f"{run_label(row)}, {format_duration(row['runtime_s']['p50'])}, {format_usd(row['cost_usd']['p50'])} a run"
+    cost = f"{format_usd(row['cost_usd']['p50'])} a run" if row["cost_usd"] else "at a cost that is not known"
+    return f"{run_label(row)}, {format_duration(row['runtime_s']['p50'])}, {cost}"
 
 
 def _at(inputs: dict[str, float]) -> str:

@@ -25,7 +25,7 @@ PANELS_A_ROW = 4
 def write_plots(results: pd.DataFrame, folder: str | Path) -> list[Path]:
     """Write regret-runs.png, regret-usd.png and regret-workloads.png into `folder`, which is made; return the paths.
 
-    The same results give the same bytes. The curve against money is left out where the cost of an optimum is not known.
+    The same results give the same bytes. The curve against money is left out where the cost of an optimum or of a run is not known.
 
     Raises
     ------
@@ -40,7 +40,7 @@ def write_plots(results: pd.DataFrame, folder: str | Path) -> list[Path]:
     figures: dict[str, Figure] = {}
     figures["regret-runs"] = Figure(figsize=(8, 5), layout="constrained")
     against_runs(results, figures["regret-runs"].add_subplot())
-    if all(np.isfinite(list(optimum_cost_usd(results).values()))):
+    if all(np.isfinite([*optimum_cost_usd(results).values(), *results["search_cost_usd"]])):
         figures["regret-usd"] = Figure(figsize=(8, 5), layout="constrained")
         against_usd(results, figures["regret-usd"].add_subplot())
     down = -(-len(workloads) // PANELS_A_ROW)

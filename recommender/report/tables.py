@@ -10,7 +10,7 @@ from recommender.units import format_duration, format_usd
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from recommender.recommendation import NextRun, Quantiles, Recommendation, WayToPay
+    from recommender.recommendation import NextRun, Quantiles, Recommendation, Row, WayToPay
 
 HEADINGS = (
     "#",
@@ -49,10 +49,10 @@ def as_text(answer: Recommendation) -> str:
             row.region or "-",
             row.purchase_option,
             _quantiles(row.runtime_s, format_duration),
-            _quantiles(row.cost_usd, format_usd) if row.cost_usd else f"unknown ({format_usd(row.usd_per_hour)}/h)",
+            _cost(row),
             "-" if row.deadline_probability is None else f"{row.deadline_probability:.1%}",
             row.evidence,
-            row.price_quality,
+            row.price_quality or "unknown",
         )
         for row in answer.rows
     ]
@@ -128,6 +128,12 @@ def _run(run: NextRun) -> str:
     expected = "" if run.expected_runtime_s is None else f", expected {format_duration(run.expected_runtime_s)}"
     expected += "" if run.expected_cost_usd is None else f" and {format_usd(run.expected_cost_usd)} on demand"
     return f"{run.label}{expected}: {run.why}"
+
+
+def _cost(row: Row) -> str:
+    if row.cost_usd is None and row.usd_per_hour is not None:
+        return f"unknown ({format_usd(row.usd_per_hour)}/h)"
+    return _quantiles(row.cost_usd, format_usd)
 
 
 def _quantiles(q: Quantiles | None, show: Callable[[float], str]) -> str:

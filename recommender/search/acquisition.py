@@ -84,21 +84,23 @@ class Values:
 def log_objective(
     problem: Problem, log_runtime: Array, *, objective: Objective, options: tuple[PurchaseOption, ...] | None = None
 ) -> Array:
-    """ln of the objective of each configuration under the cheapest of `options` (default: the problem's); NaN unpriced.
+    """ln of the objective of each configuration under the cheapest of `options` (default: the problem's).
 
-    `log_runtime` has shape (k, configurations), and so has the result. Increasing in runtime.
+    `log_runtime` has shape (k, configurations), and so has the result. Increasing in runtime; NaN where the price is not
+    known, but for what `Problem.rankable` ranks by runtime without.
     """
     offers, at = problem.candidates.offers, problem.candidates.offers.configuration
     best = np.full(log_runtime.shape, np.inf)
     for option in options or problem.options:
         prices = price_option(option, offers, problem.catalogue.spot)
+        rankable = problem.rankable(prices)
         for row, ln_t in zip(best, log_runtime, strict=True):
             runtime = np.exp(ln_t)[at]
             if objective == "cost":
                 value = prices.cost(runtime, offers, problem.usage)
             else:
                 value = prices.wall_time_s(runtime, offers, problem.usage)
-            np.fmin.at(row, at, np.where(np.isnan(prices.usd_per_hour), np.nan, value))
+            np.fmin.at(row, at, np.where(rankable, value, np.nan))
     return np.log(np.where(np.isfinite(best), best, np.nan))
 
 
