@@ -147,6 +147,16 @@ class TestTheForest:
         assert good.log_runtime.argmin() == ColumnMean().predict(problem, runs).log_runtime.argmin()
 
 
+def test_what_is_kept_of_an_archive_does_not_mix_seeds() -> None:
+    frame = planted().drop(columns="metric.swap")
+    problem, runs = ask(frame, on(frame, "a2x2", "a8x8"))
+    other = replace(problem, seed=3)
+    first = Paris().predict(problem, runs).log_runtime
+    assert (Paris().predict(other, runs).log_runtime != first).any()
+    fresh, mine = ask(frame, on(frame, "a2x2", "a8x8"), seed=3)
+    assert (Paris().predict(fresh, mine).log_runtime == Paris().predict(other, runs).log_runtime).all()
+
+
 class TestTheReferences:
     def test_are_proposed_until_there_are_two_and_depend_on_the_archive(self) -> None:
         pool = POOL[

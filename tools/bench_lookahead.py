@@ -6,7 +6,7 @@ An episode is a job x seed, once without a deadline and once with one of 600 s. 
 job's mean cost of a recorded run, failed and stopped ones included. Every ask is answered by the recorded run. The
 strategy decides when to stop; those that plan no budget (cherrypick, random; their own stopping rules are switched off)
 are stopped before the run whose expected cost, where they have one, does not fit what is left, and else when the budget is
-spent. A run that passes the budget is a violation, counted, and what it found is not: the money was gone before. --abort:
+spent. A run that would pass the budget is cut when it is used up, as by `tune`, counted, and finds nothing. --abort:
 a run is stopped, and told as timed out, when its cost passes the incumbent's or what is left. Regret compares what is
 recommended at the end, and the best that was measured, with the cheapest completed run of the job.
 """
@@ -14,7 +14,6 @@ recommended at the end, and the best that was measured, with the cheapest comple
 from __future__ import annotations
 
 import argparse
-import sys
 import time
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, replace
@@ -106,13 +105,17 @@ def replay(task: Task) -> list[dict[str, Any]]:
                     run["cost_usd"] *= limit / run["runtime_s"].iloc[0]
                     run["runtime_s"], run["status"], aborted = limit, "timed_out", True
                     stopped += 1
+            left = budget - float(told["cost_usd"].sum())
+            if run["cost_usd"].iloc[0] > left * (1 + 1e-9):  # as `tune` does: the run ends with the money
+                run["runtime_s"] *= left / run["cost_usd"]
+                run["cost_usd"], run["status"], over = left, "timed_out", True
             told = pd.concat([told, run], ignore_index=True) if len(told) else run
-            if told["cost_usd"].sum() > budget * (1 + 1e-9):
-                over = True
+            if over:
                 break
             if feasible[i] and run["status"].iloc[0] == "completed":
                 seen.append(usd[i] / optimum)
         spent = float(told["cost_usd"].sum())
+        assert spent <= budget * (1 + 1e-9)
         known = told.iloc[:-1] if over else told
         try:
             first = chosen.recommend(replace(problem, search_budget_usd=None), Runs(known.reset_index(drop=True))).rows[
@@ -148,7 +151,7 @@ def report(rows: pd.DataFrame, by: list[str]) -> pd.DataFrame:
             "episodes": groups.size(),
             "runs": groups["runs"].mean().round(1),
             "spent": groups["spent"].mean().round(2),
-            "above budget": groups["over"].sum(),
+            "cut at the budget": groups["over"].sum(),
             "median regret": (groups["measured"].median() - 1.0).round(3),
             "p90 regret": (groups["measured"].quantile(0.9, interpolation="higher") - 1.0).round(3),
             "measured <= 1.1": groups["measured"].agg(lambda x: (x <= 1.1).mean()).round(3),
@@ -167,7 +170,7 @@ def markdown(table: pd.DataFrame) -> str:
 
 
 def main() -> None:
-    """Print one row a strategy, and one a strategy and job; exit 1 when lynceus spent more than its budget."""
+    """Print one row a strategy, and one a strategy and job."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--strategies", default=",".join(variants()))
     parser.add_argument("--seeds", type=int, default=20)
@@ -193,9 +196,6 @@ def main() -> None:
         table = report(rows, by).reset_index()
         print(markdown(table) if given.markdown else table.to_string(index=False), end="\n\n")
     print(f"{len(rows)} episodes of {given.runs:g} mean runs' budget in {time.perf_counter() - begun:.0f} s")
-    violations = rows[rows["over"] & rows["strategy"].str.startswith("lynceus")]
-    if len(violations):
-        sys.exit(f"lynceus spent more than its budget in {len(violations)} episodes")
 
 
 if __name__ == "__main__":

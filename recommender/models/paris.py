@@ -147,7 +147,9 @@ class Paris:
         s = np.flatnonzero(seen.count[a.columns] > 0)
         own = seen.log_runtime[a.columns[s]]
         x, names = self._counters(problem, runs, a)
-        taught = kept(problem, (self, tuple(s), names, *asked(problem)), lambda: self._teach(problem, a, s, names))
+        taught = kept(
+            problem, (self, tuple(s), names, problem.seed, *asked(problem)), lambda: self._teach(problem, a, s, names)
+        )
         level = float(own.mean()) if len(s) else float(np.mean(a.level))
         n = len(problem.configurations)
         known = np.isin(np.arange(n), a.columns)
