@@ -7,6 +7,7 @@ import hashlib
 import json
 import math
 import re
+import threading
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from concurrent.futures import BrokenExecutor, as_completed
 from dataclasses import dataclass, replace
@@ -369,7 +370,13 @@ def _on_loky(tasks: list[Task], jobs: int) -> Iterator[dict[Key, list[Row]]]:
             "was finished is kept and the same command continues"
         ) from error
     finally:
-        executor.shutdown(kill_workers=not finished)
+        hook = threading.excepthook
+        if not finished:  # loky's own thread may trip over the table that the kill clears; nobody needs its traceback
+            threading.excepthook = lambda _: None
+        try:
+            executor.shutdown(kill_workers=not finished)
+        finally:
+            threading.excepthook = hook
 
 
 def _on_dask(tasks: list[Task], jobs: int, address: str | None) -> Iterator[dict[Key, list[Row]]]:
