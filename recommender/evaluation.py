@@ -7,19 +7,17 @@ import hashlib
 import json
 import math
 import re
-import threading
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
-from concurrent.futures import BrokenExecutor, as_completed
 from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import pandas as pd
 
 from recommender.checkpoint import Checkpoint, Key, Row
-from recommender.errors import InputError, RecommenderError, UnknownNameError, did_you_mean
+from recommender.errors import InputError, UnknownNameError, did_you_mean
 from recommender.pricing import PurchaseOption
 from recommender.problem import Objective, check_runs_planned
 from recommender.replay import COLUMNS, Environment, GroupBy, Memory, environment, episode, recorded_configurations
@@ -27,6 +25,7 @@ from recommender.runs import Runs, read_runs
 from recommender.strategies import Strategy, strategy
 from recommender.table_files import write_table
 from recommender.tables import CANDIDATES, PRICES, read_table
+from recommender.workers import Task, on_dask, on_loky
 
 Backend = Literal["loky", "dask"]
 Progress = Callable[[int, int], None]
@@ -34,7 +33,7 @@ Progress = Callable[[int, int], None]
 
 YARDSTICKS = ("random", "column-mean", "best-fixed")
 """What must be beaten: part of every evaluation."""
-SEED_FREE = ("column-mean", "best-fixed", "price-only", "selecta", "quasar", "neighbours")
+SEED_FREE = ("column-mean", "best-fixed", "price-only", "prior", "selecta", "quasar", "neighbours")
 """Strategies whose replies do not depend on the seed: the same runs are not asked about twice."""
 SEEDS_PER_TASK = 5
 """Episodes that a worker computes before it reports, and that an interruption may cost."""
@@ -325,9 +324,6 @@ def _seed_free(name: str, chosen: Strategy) -> bool:
     return name in SEED_FREE and chosen == strategy(name)
 
 
-Task = tuple[str, Strategy, Environment, list[int], int]
-
-
 def _tasks(evaluation: Evaluation, done: set[Key]) -> Iterator[Task]:
     for name, chosen in evaluation.strategies.items():
         for world in evaluation.worlds:
@@ -345,66 +341,9 @@ def _computed(
     if not tasks:
         return
     if backend == "dask":
-        yield from _on_dask(tasks, jobs, address)
+        yield from on_dask(_task, tasks, jobs, address)
     elif jobs == 1:
         for task in tasks:
             yield _task(*task)
     else:
-        yield from _on_loky(tasks, jobs)
-
-
-def _on_loky(tasks: list[Task], jobs: int) -> Iterator[dict[Key, list[Row]]]:
-    """Processes of this machine, killed when their results are no longer wanted."""
-    from joblib.externals.loky import ProcessPoolExecutor  # type: ignore[import-untyped]
-
-    executor = ProcessPoolExecutor(max_workers=min(jobs, len(tasks)))
-    finished = False
-    try:
-        futures = [executor.submit(_task, *task) for task in tasks]
-        for future in as_completed(futures):
-            yield future.result()
-        finished = True
-    except BrokenExecutor as error:
-        raise RecommenderError(
-            f"a worker process ended before its task did ({error}): too little memory? Take fewer --jobs; with --out, what "
-            "was finished is kept and the same command continues"
-        ) from error
-    finally:
-        hook = threading.excepthook
-        if not finished:  # loky's own thread may trip over the table that the kill clears; nobody needs its traceback
-            threading.excepthook = lambda _: None
-        try:
-            executor.shutdown(kill_workers=not finished)
-        finally:
-            threading.excepthook = hook
-
-
-def _on_dask(tasks: list[Task], jobs: int, address: str | None) -> Iterator[dict[Key, list[Row]]]:
-    try:
-        from distributed import Client, LocalCluster
-        from distributed import as_completed as completed
-    except ImportError as error:
-        raise RecommenderError(
-            "the dask backend needs dask.distributed, which is not installed: pip install "
-            "'cloud-configuration-recommender[dask]', or use --backend loky"
-        ) from error
-    with contextlib.ExitStack() as stack:
-        if address is None:
-            one_thread = {"n_workers": jobs, "threads_per_worker": 1, "processes": True, "dashboard_address": None}
-            cluster = stack.enter_context(LocalCluster(**one_thread))  # type: ignore[no-untyped-call]
-        try:
-            client = Client(cluster if address is None else address)  # type: ignore[no-untyped-call]
-        except (OSError, ValueError) as error:
-            raise RecommenderError(
-                f"no dask scheduler answers at {address!r} ({error}); name one as tcp://HOST:PORT"
-            ) from error
-        stack.enter_context(client)
-        sent: dict[str | None, Any] = {}
-        futures = []
-        for name, chosen, world, seeds, steps in tasks:
-            workload = world.problem.workload
-            if workload not in sent:
-                sent[workload] = client.scatter(world, hash=False)  # type: ignore[no-untyped-call]
-            futures.append(client.submit(_task, name, chosen, sent[workload], seeds, steps, pure=False))
-        for _, computed in completed(futures, with_results=True):  # type: ignore[no-untyped-call]
-            yield computed
+        yield from on_loky(_task, tasks, jobs)

@@ -38,6 +38,7 @@ store
 study
 tuning
 replay checkpoint
+workers
 evaluation
 summary
 report
@@ -116,7 +117,7 @@ class TestEveryFile:
             assert name not in forbidden, f"{path}:{line} calls {name}"
             assert name not in ("exit", "sys.exit") or at_the_edge, f"{path}:{line} ends the process"
             assert name not in ("warnings.simplefilter", "warnings.filterwarnings"), f"{path}:{line} hides warnings"
-        processes = {"joblib"} if top(path) == "evaluation" else set()  # to start them, not to store objects
+        processes = {"joblib"} if top(path) == "workers" else set()  # to start them, not to store objects
         for line, module in imports(path):
             stores = {"pickle", "shelve", "marshal", "joblib", "dill"} - processes
             assert module.split(".")[0] not in stores, f"{path}:{line}"
