@@ -195,8 +195,8 @@ def _said(output: str) -> tuple[dict[str, Any], str]:
     if not line.startswith("{"):
         return {}, ""
     try:
-        said = json.loads(line)
-    except ValueError as error:
+        said = json.loads(line, parse_int=float)  # a number too large for a float is refused as inf
+    except (ValueError, RecursionError) as error:
         return {}, f"the last line of its output is no valid JSON ({error})"
     for name, value in said.items():
         if name == "status":

@@ -140,6 +140,8 @@ class TestResults:
         [
             ("{'runtime_s': 3}", "no valid JSON"),
             ('{"runtime_s": 3', "no valid JSON"),
+            ('{"a":' * 9000 + "1" + "}" * 9000, "no valid JSON"),
+            ('{"runtime_s": 1' + "0" * 400 + "}", "runtime_s = inf"),
             ('{"runtime_s": NaN}', "runtime_s = nan"),
             ('{"runtime_s": -1}', "runtime_s = -1"),
             ('{"runtime_s": "3"}', "runtime_s = '3'"),
