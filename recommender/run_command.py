@@ -202,6 +202,8 @@ def _said(output: str) -> tuple[dict[str, Any], str]:
         if name == "status":
             if value not in ("completed", "failed", "timed_out"):
                 return {}, f"its output says status = {value!r}; completed, failed or timed_out is allowed"
+        elif name == "metric.":
+            return {}, "its output has a counter without a name; metric.NAME is needed"
         elif name in ("runtime_s", "cost_usd") or name.startswith("metric."):
             number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
             if not number or (name == "runtime_s" and value <= 0) or (name == "cost_usd" and value < 0):

@@ -81,6 +81,13 @@ class Study:
         workload = problem.workload or question.workload or name
         named = replace(question, workload=workload, runs=mine if len(mine) else None)
         named.build()
+        unknown = np.isnan(costs_usd(problem, mine.frame)) if problem.search_budget_usd is not None else np.zeros(0)
+        if unknown.any():
+            run = mine.frame.iloc[int(np.flatnonzero(unknown)[0])]
+            raise InputError(
+                f"a search budget counts what runs cost, and that of {int(unknown.sum())} runs given is not known (the first "
+                f"on {run['instance_type']} x{run['node_count']:g}): fill their cost_usd, or leave --search-budget out"
+            )
         tables = {
             "given": mine.frame if len(mine) else None,
             "archive": problem.archive.frame if problem.archive is not None else None,

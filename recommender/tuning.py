@@ -11,7 +11,7 @@ import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import UTC, datetime
 
 import numpy as np
@@ -81,6 +81,7 @@ def tune(
     if workers < 1 or max_failures < 1:
         raise InputError(f"{workers} workers, at most {max_failures} failures given; each must be 1 or more")
     stop, flying = threading.Event(), dict[Future[Outcome], Pending]()
+    reserved = dict[str, float]()  # run in progress -> USD that it may come to at most
     ended: list[Outcome] = []
     failed_in_a_row, reason = 0, ""
     idle: tuple[int, list[str]] | None = None  # what the study knew when nothing was worth measuring
@@ -98,21 +99,24 @@ def tune(
                     if not given:
                         idle, reason = (idle, reason) if reason else (state, NOTHING)
                         break
+                    share = math.inf
                     if search_budget_usd is not None:
-                        reason = _too_dear(study, [*flying.values(), *given], search_budget_usd)
+                        left = search_budget_usd - float(np.nansum(study.costs_usd()))
+                        share, reason = _share(given[0], left, sum(reserved.values()), workers - len(flying))
                         if reason:
                             study.release(given[0].id)
                             break
-                    limited = _limited(study, command, given[0], [*flying.values()], search_budget_usd, stop_dear)
+                    whole_s, reserved[given[0].id] = _limits(study, command, given[0], share, stop_dear)
                     if on_start is not None:
                         on_start(given[0])
-                    flying[pool.submit(_measure, study, limited, given[0], stop)] = given[0]
+                    flying[pool.submit(_measure, study, command, given[0], stop, whole_s)] = given[0]
                 if flying:
                     done = set[Future[Outcome]]()
                     while not done:  # now and then, since a signal that comes just before a wait would not end it
                         done = wait(flying, timeout=0.5, return_when=FIRST_COMPLETED).done
                     for future in done:
                         pending, outcome = flying.pop(future), future.result()
+                        reserved.pop(pending.id, None)
                         ended.append(outcome)
                         failed_in_a_row = failed_in_a_row + 1 if outcome.status == "failed" else 0
                         if on_end is not None:
@@ -142,40 +146,53 @@ def _enough(study: Study, flying: int, max_runs: int | None, budget_usd: float |
     return ""
 
 
-def _too_dear(study: Study, pending: list[Pending], budget_usd: float) -> str:
-    """Why the last of `pending` does not fit the budget beside the others; empty when it does or nothing is expected."""
-    spent = float(np.nansum(study.costs_usd()))
-    expected = sum(p.run.expected_cost_usd or 0.0 for p in pending)
-    if spent + expected <= budget_usd:
-        return ""
-    return f"{format_usd(spent)} of {format_usd(budget_usd)} are spent, and the next run is expected to pass the rest"
+def _share(pending: Pending, left_usd: float, reserved_usd: float, free: int) -> tuple[float, str]:
+    """USD that the run may come to, out of what is left beside the runs in progress; or why it may not start now.
+
+    An equal part for each free worker, so that all of them together keep the budget, unless that is less than twice what
+    the run is expected to cost: then all of what is left, and nothing beside it.
+    """
+    part = (left_usd - reserved_usd) / free
+    expected = pending.run.expected_cost_usd
+    if expected is None or part >= 2.0 * expected:
+        return part, "" if part > 0 else "the runs in progress may come to all that is left"
+    if reserved_usd > 0:
+        return 0.0, "the next run is to have what is left for itself"
+    if expected > left_usd:
+        return (
+            0.0,
+            f"{format_usd(max(left_usd, 0.0))} of the budget are left, and the next run is expected to pass the rest",
+        )
+    return left_usd, ""
 
 
-def _limited(
-    study: Study, command: RunCommand, pending: Pending, flying: list[Pending], budget_usd: float | None, dear: bool
-) -> RunCommand:
-    """The command with the time limit that the money sets, if that is shorter than its own."""
-    if budget_usd is None and not dear:
-        return command
+def _limits(study: Study, command: RunCommand, pending: Pending, share_usd: float, dear: bool) -> tuple[float, float]:
+    """Seconds that all attempts at a run may take by what they cost, inf for no limit; and USD they may come to."""
+    if not (dear or math.isfinite(share_usd)):
+        return math.inf, 0.0
     problem, runs = study.evidence()
-    left = None
-    if budget_usd is not None:
-        left = budget_usd - float(np.nansum(study.costs_usd())) - sum(p.run.expected_cost_usd or 0.0 for p in flying)
-    limit = run_limit_s(problem, runs, row_of(problem, pending.run), left_usd=left, past_incumbent=dear)
-    if not math.isfinite(limit) or limit >= (command.time_limit_s or math.inf):
-        return command
-    return replace(command, time_limit_s=max(limit, 1e-3))
+    row = row_of(problem, pending.run)
+    by_share = run_limit_s(problem, runs, row, left_usd=share_usd, past_incumbent=False)
+    whole_s = run_limit_s(problem, runs, row, left_usd=share_usd, past_incumbent=dear)
+    if not math.isfinite(by_share):  # no budget, or no price
+        return whole_s, 0.0
+    most_s = min(whole_s, (command.time_limit_s or math.inf) * (command.retries + 1))
+    return whole_s, share_usd * min(most_s / by_share, 1.0) if by_share > 0 else 0.0
 
 
-def _measure(study: Study, command: RunCommand, pending: Pending, stop: threading.Event) -> Outcome:
-    """Run one configuration and tell what it came to; a failed attempt is told by itself and made again."""
+def _measure(study: Study, command: RunCommand, pending: Pending, stop: threading.Event, whole_s: float) -> Outcome:
+    """Run one configuration and tell what it came to; a failed attempt is told by itself and made again.
+
+    All attempts together take at most `whole_s` seconds.
+    """
     arguments = command.arguments(pending.run, run_id=pending.id, inputs=pending.inputs)
     for attempt in range(1, command.retries + 2):
         started = datetime.now(UTC).isoformat(timespec="seconds")
+        limit = min(command.time_limit_s or math.inf, whole_s)
         try:
             outcome = execute(
                 arguments,
-                time_limit_s=command.time_limit_s,
+                time_limit_s=max(limit, 1e-3) if math.isfinite(limit) else None,
                 stop=stop,
                 alive=lambda: study.renew(pending.id, LEASE_S),
                 alive_every_s=LEASE_S / 3,
@@ -186,7 +203,8 @@ def _measure(study: Study, command: RunCommand, pending: Pending, stop: threadin
         if outcome.status == "interrupted":
             study.release(pending.id)
             return outcome
-        again = outcome.status == "failed" and attempt <= command.retries
+        whole_s -= outcome.runtime_s
+        again = outcome.status == "failed" and attempt <= command.retries and whole_s > 0
         name = f"{pending.id}.{attempt}" if again else pending.id
         try:
             study.tell(

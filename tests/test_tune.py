@@ -148,6 +148,7 @@ class TestResults:
             ('{"runtime_s": true}', "runtime_s = True"),
             ('{"cost_usd": -0.5}', "cost_usd = -0.5"),
             ('{"metric.x": 1e999}', "metric.x = inf"),
+            ('{"runtime_s": 3, "metric.": 2}', "a counter without a name"),
             ('{"status": "ok"}', "status = 'ok'"),
         ],
     )
@@ -265,6 +266,18 @@ class TestTuning:
         assert "the next run is expected to pass the rest" in tuned.reason
         assert study.snapshot().told == {}
         assert study.snapshot().pending == ()
+
+    @pytest.mark.parametrize("retries", [0, 2])
+    def test_workers_beside_each_other_keep_the_budget(self, tmp_path: Path, retries: int) -> None:
+        table = pd.DataFrame({"instance_type": "desk", "node_count": 1, "usd_per_hour": 3600.0, "param.a": range(8)})
+        study = Study.create("s", Question(candidates=table), strategy_name="random", store=tmp_path / "studies.db")
+        slow = RunCommand(line=line("import time, sys; time.sleep(0.4); sys.exit(1)"), retries=retries)
+        tuned = tune(study, slow, search_budget_usd=1.5, workers=3, max_failures=50)
+        told = study.snapshot().told.values()
+        assert tuned.runs >= 3
+        assert sum(row["runtime_s"] for row in told) <= 1.5 + 0.1 * len(told), (
+            "a USD a second, and a moment to end each"
+        )
 
     def test_a_command_that_is_not_there_is_an_error_and_no_failed_run(self, study: Study) -> None:
         with pytest.raises(InputError, match="cannot be started"):
