@@ -434,6 +434,6 @@ def test_a_question_as_large_as_the_catalogue_is_asked_of_the_catalogue(path: Pa
 def test_a_search_budget_is_refused_beside_given_runs_of_unknown_cost(path: Path) -> None:
     mine = pd.DataFrame({"workload": "w", "instance_type": "local", "node_count": 1, "runtime_s": [9.0]})
     pool = pd.DataFrame({"instance_type": ["a", "b"], "node_count": 1, "usd_per_hour": 1.0})
-    with pytest.raises(InputError, match="1 runs given is not known .*fill their cost_usd"):
+    with pytest.raises(InputError, match=r"1 runs given is not known .*fill their cost_usd"):
         Study.create("s", Question(mine, candidates=pool, search_budget_usd=5.0), store=path)
     Study.create("s", Question(mine.assign(cost_usd=0.01), candidates=pool, search_budget_usd=5.0), store=path)
