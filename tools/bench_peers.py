@@ -27,11 +27,14 @@ import numpy as np
 import pandas as pd
 from peers import PEERS, Peer
 
+from recommender.candidates import Configuration
 from recommender.catalogue.cpu import local_cpu_model
 from recommender.datasets import fetch_dataset
 from recommender.evaluation import Evaluation, plan
 from recommender.models import Array
-from recommender.replay import COLUMNS
+from recommender.problem import Problem
+from recommender.recommendation import Recommendation
+from recommender.replay import COLUMNS, episode
 from recommender.runs import Runs, read_runs
 from recommender.search.stopping import Never
 from recommender.strategies import ModelBased, Strategy, strategy
@@ -41,6 +44,7 @@ ROOT = Path(__file__).resolve().parents[1]
 NAMES = ("prior", "auto", "cherrypick", "trees", "arrow", "lynceus", "column-mean", "best-fixed", "random")
 ONE_PASS = ("prior", "prior, never stopping", "auto", "column-mean", "best-fixed")
 """Deterministic: another seed changes nothing but which repetition of a configuration is found."""
+NEVER = ", never stopping"
 AFTER = (3, 4, 6, 10)
 NEAR = 1.05
 RESAMPLES = 1000
@@ -80,16 +84,33 @@ def read(table: Table) -> tuple[Runs, pd.DataFrame]:
     return runs, candidates.reset_index(drop=True)
 
 
+@dataclass
+class Once:
+    """A search, asked once a step: what `recommend` says to run next is what `suggest` would say."""
+
+    search: ModelBased
+    answer: Recommendation | None = None
+
+    def recommend(self, problem: Problem, runs: Runs) -> Recommendation:
+        """What the search recommends."""
+        self.answer = None
+        self.answer = self.search.recommend(problem, runs)
+        return self.answer
+
+    def suggest(self, problem: Problem, runs: Runs, *, rng: object = None) -> Configuration | None:
+        """What it said beside that; asked alone where it could not recommend."""
+        return self.search.suggest(problem, runs) if self.answer is None else self.answer.next_run
+
+
 def contenders(names: list[str], peers: list[str], steps: int) -> dict[str, Strategy]:
     """Strategies by the name they have in the results."""
     found: dict[str, Strategy] = {}
     for name in names:
-        if name == "prior, never stopping":
-            one = strategy("prior")
+        one = strategy(name.removesuffix(NEVER))
+        if name.endswith(NEVER):
             assert isinstance(one, ModelBased)
-            found[name] = replace(one, stop=Never())
-        else:
-            found[name] = strategy(name)
+            one = replace(one, stop=Never())
+        found[name] = Once(one) if isinstance(one, ModelBased) and one.acquisition is not None else one
     return found | {name: Peer(PEERS[name], steps) for name in peers}
 
 
@@ -122,16 +143,13 @@ def measure(
 
 def run_seed(planned: Evaluation, seed: int) -> pd.DataFrame:
     """Every workload with one seed."""
-    from recommender.evaluation import _frame
-    from recommender.replay import episode
-
     rows = [
         row
         for name, one in planned.strategies.items()
         for world in planned.worlds
         for row in episode(name, one, world, seed=seed, steps=planned.steps)
     ]
-    return _frame(rows)
+    return pd.DataFrame(rows).assign(ask_seconds=np.nan)  # not measured here: the machine may be busy, and see `Once`
 
 
 @dataclass(frozen=True)
@@ -148,7 +166,6 @@ class Cells:
     """The same over the cost of the workload's best run."""
     made: Array
     """Runs made."""
-    ask_s: Array
 
 
 def cells(results: pd.DataFrame, optimum: Mapping[str, float]) -> Cells:
@@ -166,14 +183,12 @@ def cells(results: pd.DataFrame, optimum: Mapping[str, float]) -> Cells:
     usd = np.where(found, wide["search_cost_usd"][np.arange(len(best)), first], np.inf)
     least = episodes["workload"].map(dict(optimum)).to_numpy(float)
     last = results.drop_duplicates(["workload", "seed"], keep="last")
-    asks = results[results["step"] > 0].groupby(["workload", "seed"])["ask_seconds"].mean()
     return Cells(
         {n: best[:, min(n, steps)].reshape(shape) for n in AFTER},
         np.where(found, first, np.inf).reshape(shape),
         usd.reshape(shape),
         (usd / least).reshape(shape),
         last["step"].to_numpy(float).reshape(shape),
-        asks.to_numpy(float),
     )
 
 
@@ -204,7 +219,7 @@ def tables(results: pd.DataFrame) -> tuple[str, str]:
     beyond = f"> {steps}"
     head = ["strategy", "seeds", "runs to 5 %", "USD to 5 %", "the same / optimum"]
     head += [f"after {n}: median, p90" for n in AFTER]
-    head += ["runs made", "ask ms"]
+    head += ["runs made"]
     order = sorted(
         made, key=lambda n: (quantile(made[n].to_near.ravel(), 0.5), quantile(made[n].after[6].ravel(), 0.5))
     )
@@ -216,7 +231,7 @@ def tables(results: pd.DataFrame) -> tuple[str, str]:
         line += [with_interval(one.usd_of_optimum, 0.5, 1)]
         for n in AFTER:
             line.append(", ".join(said(float(quantile(one.after[n].ravel(), q)), 2) for q in (0.5, 0.9)))
-        line += [f"{one.made.mean():.1f}", said(1e3 * float(np.median(one.ask_s)) if len(one.ask_s) else np.nan, 0)]
+        line.append(f"{one.made.mean():.1f}")
         lines.append(line)
     workloads = sorted(results["workload"].unique())
     regret = [
