@@ -65,10 +65,10 @@ class Table:
 TABLES = {
     "scout-cost": Table("scout", "cost", "application"),
     "scout-cost-by-workload": Table("scout", "cost", "workload"),
-    "lynceus-cost": Table("lynceus", "cost", "workload"),
+    "lynceus-cost": Table("lynceus", "cost", "application"),
     "lumos-aws-runtime": Table("lumos", "runtime", "application", "aws"),
 }
-"""The three jobs of `lynceus` share one application's code: grouped by it there would be no archive."""
+"""Each job of `lynceus` is an application of its own, so that either grouping is the same."""
 
 
 def read(table: Table) -> tuple[Runs, pd.DataFrame]:
