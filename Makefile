@@ -7,13 +7,14 @@ BIN := $(VENV)/bin
 PROFILE ?= profiles/sql_analytics.csv
 ARGS ?=
 
-.PHONY: help recommend test check bench notebooks catalogue profiles clean
+.PHONY: help recommend test check bench bench-peers notebooks catalogue profiles clean
 
 help:
 	@echo "make recommend   install, then recommend for a shipped profile (PROFILE=profiles/NAME.csv ARGS='--deadline 10m')"
 	@echo "make test        install, then run the tests"
 	@echo "make check       formatting, lint, types"
 	@echo "make bench       measure what docs/benchmarks.md states"
+	@echo "make bench-peers measure the strategies beside other projects' optimisers (ARGS='--runs R --candidates C': your tables)"
 	@echo "make notebooks   execute the notebooks in place"
 	@echo "make catalogue   rebuild the bundled catalogue from its sources"
 	@echo "make profiles    measure the shipped profiles again on this machine"
@@ -48,6 +49,17 @@ check: $(VENV)/.installed-dev
 bench: $(VENV)/.installed-dev
 	$(BIN)/python tools/bench.py $(ARGS)
 
+PEERS ?= .venv-peers
+
+$(PEERS)/.installed: pyproject.toml tools/peers.txt
+	@echo "making the environment $(PEERS) with other projects' optimisers" >&2
+	@$(PYTHON) -m venv $(PEERS)
+	@$(PEERS)/bin/python -m pip install --quiet --disable-pip-version-check -e . -r tools/peers.txt
+	@touch $@
+
+bench-peers: $(PEERS)/.installed
+	$(PEERS)/bin/python tools/bench_peers.py $(ARGS)
+
 notebooks: $(VENV)/.installed-dev
 	$(BIN)/python tools/run_notebooks.py
 
@@ -58,4 +70,4 @@ profiles: $(VENV)/.installed-dev
 	$(BIN)/python profiles/measure.py $(ARGS)
 
 clean:
-	rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf $(VENV) $(PEERS) build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis

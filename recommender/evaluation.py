@@ -18,6 +18,7 @@ import pandas as pd
 
 from recommender.checkpoint import Checkpoint, Key, Row
 from recommender.errors import InputError, UnknownNameError, did_you_mean
+from recommender.leakage import leakage
 from recommender.pricing import PurchaseOption
 from recommender.problem import Objective, check_runs_planned
 from recommender.replay import COLUMNS, Environment, GroupBy, Memory, environment, episode, recorded_configurations
@@ -54,7 +55,7 @@ class Evaluation:
     identity: Mapping[str, str]
     """What decides the results: options, digests of the tables, the package's version. The number of jobs does not."""
     notes: tuple[str, ...]
-    """What was left out, to be printed with every answer."""
+    """What was left out and where an archive leaks, to be printed with every answer."""
 
     @property
     def keys(self) -> list[Key]:
@@ -214,7 +215,7 @@ def plan(
     sentences = dict.fromkeys(s for world in worlds for s in world.left_out)
     counts = {s: [world.left_out[s] for world in worlds if s in world.left_out] for s in sentences}
     left_out = [f"{sum(n)} {s} (in {len(n)} of {len(worlds)} workloads)" for s, n in counts.items()]
-    notes = (*(f"left out: {error}" for error in skipped), *left_out)
+    notes = (*(f"left out: {error}" for error in skipped), *left_out, *leakage(worlds))
     return Evaluation(tuple(worlds), chosen, seeds, steps, identity, notes)
 
 

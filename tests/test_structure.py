@@ -38,7 +38,7 @@ store
 study
 tuning
 replay checkpoint
-workers
+leakage workers
 evaluation
 summary
 report

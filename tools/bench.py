@@ -153,6 +153,22 @@ def regression() -> str:
     return found.stdout.rstrip()
 
 
+def peers() -> str:
+    """Strategies beside other projects' optimisers; without their environment, what was measured before."""
+    made = subprocess.run(["make", "--silent", ".venv-peers/.installed"], cwd=ROOT, check=False)
+    python = ROOT / ".venv-peers" / "bin" / "python" if made.returncode == 0 else Path(sys.executable)
+    if made.returncode:
+        sys.stderr.write(
+            "the peers' environment cannot be made: only strategies are measured, peers are kept as they stand\n"
+        )
+    options = ["--plots"] if made.returncode == 0 else ["--plots", "--peers", "none"]
+    commands = [["tools/bench_peers.py", *options], ["tools/bench_prior.py", "--out", "docs/peers"]]
+    return "\n\n".join(
+        subprocess.run([str(python), *c], cwd=ROOT, check=True, capture_output=True, text=True).stdout.rstrip()
+        for c in commands
+    )
+
+
 SECTIONS: dict[str, tuple[str, Callable[[], str]]] = {
     "startup": ("Start-up", startup),
     "catalogue": ("Scoring the whole catalogue", catalogue),
@@ -160,6 +176,7 @@ SECTIONS: dict[str, tuple[str, Callable[[], str]]] = {
     "filtering": ("Collaborative filtering on Lumos", filtering),
     "arrow": ("Arrow on the AWS part of Lumos", arrow),
     "guarantee": ("Promises and stopping on Scout", guarantee),
+    "peers": ("The strategies beside other projects' optimisers", peers),
     "lookahead": ("Search within a budget: Lynceus on its three jobs", lookahead),
     "regression": ("Designs, intervals and deadlines of the regression strategies", regression),
     "c3o": ("C3O's selection on its own data", c3o),
