@@ -154,6 +154,18 @@ def test_a_law_is_its_formula() -> None:
     got = laws.at(np.array([i, first]), np.array([j]))[0]
     assert got[0] - got[1] == pytest.approx(raw[0] - raw[1])
     assert laws.at(slice(None)).mean(axis=1) == pytest.approx(0.0, abs=1e-12)
+    assert laws.mean() == pytest.approx(laws.at(slice(None)).mean(axis=0))
+
+
+def test_workloads_of_the_archive_that_no_candidate_was_run_by_change_nothing(scout: dict[str, Environment]) -> None:
+    problem = scout["join_bigdata_spark"].problem
+    assert problem.archive is not None
+    strange = pd.DataFrame(
+        {"workload": "a stranger", "application": "a", "instance_type": "m5.large", "node_count": 1, "runtime_s": [9.0]}
+    )
+    both = pd.concat([strange, problem.archive.frame], ignore_index=True).dropna(axis="columns", how="all")
+    wider = belief(replace(problem, archive=Runs.from_frame(both)))
+    assert wider.trust == pytest.approx(belief(problem).trust)
 
 
 def test_without_runs_and_archive_no_runtime_is_made_up() -> None:

@@ -38,6 +38,8 @@ BEYOND = 0.3
 """ν is uniform over the candidates' memory in all and this much beyond either end, in ln GiB."""
 REFERENCE = 512
 """Most candidates that a law's mean is taken over."""
+BLOCK = 4096
+"""Candidates looked at together: bounds the memory."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -65,6 +67,12 @@ class Laws:
     def at(self, rows: npt.NDArray[np.intp] | slice, which: npt.NDArray[np.intp] | slice = slice(None)) -> Array:
         """ln T less the level of the laws `which` at configurations `rows`, shape (laws, rows); mean 0 over candidates."""
         return self._raw(rows, which) - self.centre[which, None]
+
+    def mean(self) -> Array:
+        """Mean over the laws at every configuration, shape (configurations,)."""
+        rows = np.arange(len(self.capacity))
+        parts = np.array_split(rows, -(-len(rows) // BLOCK))
+        return np.concatenate([self.at(part).mean(axis=0) for part in parts])
 
     def _raw(self, rows: npt.NDArray[np.intp] | slice, which: npt.NDArray[np.intp] | slice) -> Array:
         work = np.exp(-self.capacity[rows]) + self.alpha[which, None] + self.beta[which, None] * self.nodes[rows]

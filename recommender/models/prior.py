@@ -23,6 +23,7 @@ from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
+import pandas as pd
 from scipy.special import logsumexp
 
 from recommender.candidates import Candidates
@@ -115,11 +116,11 @@ def _build(problem: Problem) -> Belief:
     if cells is None:
         return Belief(_bases(inputs, np.zeros((0, len(inputs.hardware)))), tuple(cold), np.nan, np.nan, 0, 0.0)
 
-    average = laws.at(slice(None)).mean(axis=0)
+    average = laws.mean()
     known = np.flatnonzero(np.isfinite(cells.log_runtime).any(axis=1))
     chosen = known[np.unique(np.linspace(0, len(known) - 1, min(CONTEXTS, len(known))).astype(int))]
     y, bound = cells.log_runtime[chosen], cells.bound[chosen]
-    fold = _folds(problem, cells.workload[chosen])
+    fold = _folds(cells, chosen)
     votes = np.ones(1 + len(SHARED)) / (1 + len(SHARED))
     for f in np.unique(fold):
         others = fold != f
@@ -184,15 +185,11 @@ def _vote(bases: Bases, cold: list[Component], warm: list[Component], row: Array
     return result
 
 
-def _folds(problem: Problem, workload: npt.NDArray[np.intp]) -> npt.NDArray[np.intp]:
-    """Fold of each context: those of one application stay together."""
-    assert problem.archive is not None
-    frame = problem.archive.frame
-    names = np.unique(frame["workload"].to_numpy(object))
-    first = frame.drop_duplicates("workload").set_index("workload")["application"].reindex(names)
-    label = np.where(first.isna(), names, first.to_numpy(object)).astype(str)
-    group = np.unique(label, return_inverse=True)[1][workload]
-    result: npt.NDArray[np.intp] = (group % FOLDS).astype(np.intp)
+def _folds(cells: ArchiveCells, chosen: npt.NDArray[np.intp]) -> npt.NDArray[np.intp]:
+    """Fold of each chosen context: those of one application (or, where that is not said, workload) stay together."""
+    named = cells.application[chosen]
+    label = np.where(pd.isna(named), cells.names[cells.workload[chosen]], named).astype(str)
+    result: npt.NDArray[np.intp] = (np.unique(label, return_inverse=True)[1] % FOLDS).astype(np.intp)
     return result
 
 
