@@ -122,6 +122,17 @@ class Guarantee:
 
 
 @dataclass(frozen=True)
+class Considered:
+    """A strategy that `auto` weighed on the archive."""
+
+    strategy: str
+    held_out_regret: float
+    """Recommended / optimum - 1, geometric mean over the workloads held out."""
+    workloads: int
+    chosen: bool
+
+
+@dataclass(frozen=True)
 class Recommendation:
     """What a strategy answers."""
 
@@ -139,6 +150,8 @@ class Recommendation:
     """The first row's machine under every purchase option considered, cheapest first."""
     candidates: int = 0
     """Candidates that were ranked, of which `rows` are the first."""
+    considered: tuple[Considered, ...] = ()
+    """What `auto` weighed, least regret first; empty where it weighed nothing or was not asked."""
     promise: Callable[[], Guarantee | None] = field(default=lambda: None, repr=False, compare=False)
     """What `guarantee` is computed by, where it is asked for: it takes longer than all the rest."""
 
@@ -156,6 +169,7 @@ class Recommendation:
             "recommendations": [row.to_dict() for row in self.rows],
             "ways_to_pay": [asdict(way) for way in self.ways_to_pay],
             "excluded": [{"reason": e.reason, "count": e.count, "sentence": e.sentence} for e in self.excluded],
+            "considered": [asdict(c) for c in self.considered],
             "next_run": self.next_run.to_dict() if self.next_run else None,
             "guarantee": asdict(self.guarantee) if self.guarantee else None,
             "warnings": list(self.warnings),

@@ -31,6 +31,7 @@ search archives
 scoring
 ranking
 composition
+automatic
 strategies
 explanation
 pending store_file question run_command
