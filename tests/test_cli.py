@@ -193,8 +193,8 @@ class TestAnswers:
         assert problem | asked == problem
         assert problem["candidates"] == 69
         assert set(answer["strategy"]) == {"name", "why"}
-        assert answer["strategy"]["name"] == "ernest"
-        assert answer["strategy"]["why"].startswith("auto chose ernest")
+        assert answer["strategy"]["name"] == "prior"
+        assert answer["strategy"]["why"].startswith("auto chose prior")
         assert len(answer["recommendations"]) == 10
         for rank, row in enumerate(answer["recommendations"], 1):
             assert [k for k in row if k in ROW] == ROW
@@ -212,15 +212,20 @@ class TestAnswers:
         for excluded in answer["excluded"]:
             assert set(excluded) == {"reason", "count", "sentence"}
         assert answer["next_run"] is None
-        assert any(w.startswith("misfit") for w in answer["warnings"])
+        assert answer["explanation"]["runner_up"]["role"] == "runner-up"
 
-    def test_the_cheapest_measured_configuration_wins_on_scout(self, cli: Cli) -> None:
+    def test_the_first_costs_as_little_as_the_cheapest_measured_on_scout_within_its_noise(self, cli: Cli) -> None:
         rows = cells(cli.folder / "one.csv")
         price = {r["instance_type"]: float(r["usd_per_hour"]) for r in cells(cli.folder / "candidates.csv")}
         done = [r for r in rows if r["status"] == "completed"]
-        best = min(done, key=lambda r: float(r["runtime_s"]) * int(r["node_count"]) * price[r["instance_type"]])
+        paid = {
+            (r["instance_type"], int(r["node_count"])): float(r["runtime_s"])
+            * int(r["node_count"])
+            * price[r["instance_type"]]
+            for r in done
+        }
         first = json.loads(cli("answer", "json").out)["recommendations"][0]
-        assert (first["instance_type"], first["node_count"]) == (best["instance_type"], int(best["node_count"]))
+        assert paid[first["instance_type"], first["node_count"]] <= 1.05 * min(paid.values())
 
     def test_the_same_bytes_twice_whatever_the_hash_seed(self, cli: Cli) -> None:
         assert cli("answer", "json") == cli("answer", "json again")
@@ -245,7 +250,7 @@ class TestAnswers:
         done = cli("answer", "table")
         assert (done.code, done.err) == (0, "")
         first = json.loads(cli("answer", "json").out)["recommendations"][0]
-        for part in (WORKLOAD, first["instance_type"], "p50", "evidence", "measured", "listed", "Excluded", "misfit"):
+        for part in (WORKLOAD, first["instance_type"], "p50", "evidence", "measured", "listed", "Excluded", "Rests on"):
             assert part in done.out
         assert not [line for line in done.out.splitlines() if line != line.rstrip()]
 

@@ -28,10 +28,10 @@ enumeration
 problem recommendation
 models
 search archives
-scoring
+scoring break_even
 ranking
 composition
-automatic
+automatic repricing
 strategies
 explanation
 pending store_file question run_command

@@ -66,6 +66,19 @@ class Laws:
         """ln T less the level of the laws `which` at configurations `rows`, shape (laws, rows); mean 0 over candidates."""
         return self._raw(rows, which) - self.centre[which, None]
 
+    def shares(self, row: int, weight: Array) -> Array:
+        """Mean shares of the time of configuration `row` over the laws, weighed: capacity, α, β and spilling; shape (4,).
+
+        A law's time is its work times exp(min(κ max(ν − τ, 0)/w, ζ)); what that factor adds is spilling.
+        """
+        parts = np.stack(
+            [np.full(len(self), np.exp(-self.capacity[row])), self.alpha, self.beta * (self.nodes[row] + 1.0)]
+        )
+        spilled = np.exp(-np.minimum(self.slope * np.maximum(self.nu - self.memory[row], 0.0), self.zeta))
+        split = np.concatenate([parts / parts.sum(axis=0) * spilled, 1.0 - spilled[None]])
+        result: Array = split @ weight / weight.sum()
+        return result
+
     def _raw(self, rows: npt.NDArray[np.intp] | slice, which: npt.NDArray[np.intp] | slice) -> Array:
         work = np.exp(-self.capacity[rows]) + self.alpha[which, None] + self.beta[which, None] * self.nodes[rows]
         short = np.maximum(self.nu[which, None] - self.memory[rows], 0.0)
