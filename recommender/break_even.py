@@ -160,5 +160,5 @@ def _sentence(first: Side, rival: Side, at: Flip) -> str:
     if at.runs_per_month is not None:
         now = first.problem.usage.runs_per_month
         word = "more" if at.runs_per_month > now else "fewer"
-        ways.append(f"it runs {word} than {at.runs_per_month:,.4g} times a month (now {now:,.4g})")
+        ways.append(f"it runs {word} than {at.runs_per_month:,.1f} times a month (now {now:,.1f})")
     return f"{rival.label} comes first if {', or '.join(ways)}" if ways else f"nothing puts {rival.label} first"
