@@ -94,8 +94,14 @@ def told_apart(answer: Recommendation, before: Recommendation, changes: Iterable
         if flipped
         else f"the first stays, before{paid or ' too'}"
     )
-    what_if = {"changes": list(changes), "before": was.to_dict(), "flipped": flipped}
-    return replace(answer, what_if={**what_if, "sentence": f"What if {', '.join(what_if['changes'])}: {said}"})
+    listed = list(changes)
+    what_if = {
+        "changes": listed,
+        "before": was.to_dict(),
+        "flipped": flipped,
+        "sentence": f"What if {', '.join(listed)}: {said}",
+    }
+    return replace(answer, what_if=what_if)
 
 
 def _parsed(text: str) -> tuple[str, float]:

@@ -123,7 +123,9 @@ def flips_as_text(answer: Recommendation) -> str:
     for f in why.flips if why else ():
         money = [cell(f.first_usd_per_hour, format_usd), cell(f.rival_usd_per_hour, format_usd)] if any(usd) else []
         times = [cell(f.first_runtime_s, format_duration), cell(f.rival_runtime_s, format_duration)]
-        rows.append([f.rival, f.role, *money, *times, cell(f.runs_per_month, lambda u: f"{u:,.0f}" if u >= 100 else f"{u:.3g}")])
+        rows.append(
+            [f.rival, f.role, *money, *times, cell(f.runs_per_month, lambda u: f"{u:,.0f}" if u >= 100 else f"{u:.3g}")]
+        )
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     table = ["  ".join(c.ljust(w) for c, w in zip(row, widths, strict=True)).rstrip() for row in rows]
     runtime = f"{format_duration(first.runtime_s.p50)}, " if first.runtime_s else ""
