@@ -7,6 +7,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from recommender.automatic import Auto
     from recommender.candidates import Candidates, Configuration, Exclusion
     from recommender.catalogue import Catalogue, TypeFilter, load_catalogue, similar
     from recommender.datasets import fetch_dataset
@@ -30,13 +31,15 @@ if TYPE_CHECKING:
     from recommender.recommendation import NextRun, Quantiles, Recommendation, Row
     from recommender.report.plots import time_against_cost
     from recommender.report.regret_plots import write_plots
+    from recommender.repricing import changed_prices, reprice
     from recommender.runs import Runs, append_run, read_runs, write_runs
     from recommender.search.experiment_design import plan
-    from recommender.strategies import Auto, ModelBased, Strategy, calibrated, strategies, strategy
+    from recommender.strategies import ModelBased, Strategy, calibrated, strategies, strategy
     from recommender.study import Study, studies
     from recommender.summary import summarise
 
 _MODULE_OF = {
+    "Auto": "automatic",
     **dict.fromkeys(("Candidates", "Configuration", "Exclusion"), "candidates"),
     **dict.fromkeys(("Catalogue", "TypeFilter", "load_catalogue", "similar"), "catalogue"),
     "fetch_dataset": "datasets",
@@ -65,7 +68,8 @@ _MODULE_OF = {
     "time_against_cost": "report.plots",
     "write_plots": "report.regret_plots",
     **dict.fromkeys(("Runs", "append_run", "read_runs", "write_runs"), "runs"),
-    **dict.fromkeys(("Auto", "ModelBased", "Strategy", "calibrated", "strategies", "strategy"), "strategies"),
+    **dict.fromkeys(("changed_prices", "reprice"), "repricing"),
+    **dict.fromkeys(("ModelBased", "Strategy", "calibrated", "strategies", "strategy"), "strategies"),
     **dict.fromkeys(("Study", "studies"), "study"),
     "summarise": "summary",
 }
@@ -103,6 +107,7 @@ __all__ = [
     "batch",
     "build_problem",
     "calibrated",
+    "changed_prices",
     "evaluate",
     "explain",
     "fetch_dataset",
@@ -111,6 +116,7 @@ __all__ = [
     "plan",
     "profile_command",
     "read_runs",
+    "reprice",
     "similar",
     "strategies",
     "strategy",

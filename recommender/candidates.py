@@ -141,6 +141,7 @@ def with_parameters(candidates: Candidates, runs: Runs) -> Candidates:
                 for c in ("region", "usd_per_hour", "quality", "nodes", "minimum_s", "family")
             },
             overrides={name: values[again] for name, values in offers.overrides.items()},
+            factors={name: values[again] for name, values in offers.factors.items()},
         ),
         tuple(replace(e, count=e.count * times) for e in candidates.exclusions),
     )

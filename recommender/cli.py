@@ -8,7 +8,18 @@ from typing import Annotated
 
 import typer
 
-from recommender.commands import archive, catalogue, datasets, evaluate, explain, profile, recommend, study, tune
+from recommender.commands import (
+    archive,
+    break_even,
+    catalogue,
+    datasets,
+    evaluate,
+    explain,
+    profile,
+    recommend,
+    study,
+    tune,
+)
 from recommender.errors import RecommenderError
 
 app = typer.Typer(
@@ -19,6 +30,7 @@ app = typer.Typer(
     add_completion=False,
 )
 app.command("recommend")(recommend.recommend)
+app.command("break-even")(break_even.break_even)
 app.command("suggest")(recommend.suggest)
 app.command("explain")(explain.explain)
 app.command("evaluate")(evaluate.evaluate)

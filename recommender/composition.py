@@ -72,7 +72,7 @@ class ModelBased:
         prediction = self.model.predict(problem, runs)
         searches = self.acquisition is not None
         measure = self.design is not None and not searches
-        answer = rank(problem, prediction, strategy=self.name, why=self.why, measure=measure)
+        answer = rank(problem, prediction, strategy=self.name, why=self.why, measure=measure, runs=runs)
         if not searches:
             if isinstance(self.design, References):
                 answer = replace(answer, next_run=self.design.propose(problem, runs, problem.random(runs), answer))
@@ -125,6 +125,8 @@ class ModelBased:
         )
         why = "; ".join(part for part in (scores.sentence(row), favour) if part)
         wanted = proposal(problem, prediction, row, why)
+        if problem.objective == "cost" and scores.improvement is not None and scores.incumbent is not None:
+            wanted = replace(wanted, saves_usd=float(scores.improvement[row]) * scores.incumbent)
         stopped = stopped or over_budget(problem, runs, wanted)
         return (None, stopped) if stopped else (wanted, "")
 

@@ -82,7 +82,7 @@ def catalogue_candidates(
         *machines.reasons(catalogue),
     )
     pairs = _sold(catalogue, list(regions))
-    own = _own_prices(prices, pairs, catalogue)
+    own = own_prices(prices, pairs, catalogue)
     have_price = pairs["usd_per_hour"].notna().to_numpy()
     for values in own.values():
         have_price = have_price | ~np.isnan(values)
@@ -248,8 +248,8 @@ def table_candidates(
             "price_quality": np.where(bare[row], known["price_quality"].to_numpy(object), "listed"),
         }
     )
-    own_prices = _own_prices(prices, pairs.assign(region=where), catalogue)
-    keep = ~_dearer(pairs, own_prices, types.max_usd_per_hour)
+    mine = own_prices(prices, pairs.assign(region=where), catalogue)
+    keep = ~_dearer(pairs, mine, types.max_usd_per_hour)
     if not keep.all():
         sentence = f"offers cost more than {types.max_usd_per_hour} USD per hour on demand"
         exclusions.append(Exclusion("filtered", int((~keep).sum()) * len(options), f"{int((~keep).sum())} {sentence}"))
@@ -258,7 +258,7 @@ def table_candidates(
     minimum = np.where(bare[row], MINIMUM_BILLED_S, 0.0)
     return Candidates(
         configurations,
-        _offers(configurations, row[keep], np.flatnonzero(keep), pairs, own_prices, minimum),
+        _offers(configurations, row[keep], np.flatnonzero(keep), pairs, mine, minimum),
         tuple(exclusions),
     )
 
@@ -324,7 +324,7 @@ def _offers(
     )
 
 
-def _own_prices(
+def own_prices(
     prices: pd.DataFrame | None, pairs: pd.DataFrame, catalogue: Catalogue
 ) -> dict[str, npt.NDArray[np.float64]]:
     """The user's own prices by purchase option, aligned with `pairs`; a row without region holds in every region.

@@ -7,24 +7,31 @@ function of T, so quantiles of T become quantiles of cost, and P(cost ≤ budget
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 from scipy.special import ndtri
 
+from recommender.break_even import Side, flip
 from recommender.errors import InfeasibleError
-from recommender.models import EVIDENCE, MEASURED, Prediction
+from recommender.models import EVIDENCE, MEASURED, Prediction, configuration_rows, measured
 from recommender.pricing import BY_NAME, PRICE_QUALITIES, OptionPrices, price_option
 from recommender.pricing.cost import clusters_committed
 from recommender.problem import Problem
-from recommender.recommendation import NextRun, Quantiles, Recommendation, Row, WayToPay
+from recommender.recommendation import Basis, Explanation, Flip, NextRun, Quantiles, Recommendation, Row, WayToPay
+from recommender.runs import Runs
 from recommender.scoring import Z10, Scored, Tally, deadline_probability, score
 from recommender.units import format_usd
 
 
-def rank(problem: Problem, prediction: Prediction, *, strategy: str, why: str, measure: bool = True) -> Recommendation:
+def rank(
+    problem: Problem, prediction: Prediction, *, strategy: str, why: str, measure: bool = True, runs: Runs | None = None
+) -> Recommendation:
     """Rank all candidates of `problem` by the objective among those that meet the constraints.
+
+    `runs` are those of the workload, for the explanation of what the answer rests on.
 
     Where no runtime is believed at all, candidates are ordered by the prediction's preference, else by price per hour,
     and constraints on runtime and cost are reported as unknown.
@@ -70,6 +77,9 @@ def rank(problem: Problem, prediction: Prediction, *, strategy: str, why: str, m
         next_run=_next_run(problem, prediction, merged, rival) if measure else None,
         warnings=tuple(dict.fromkeys(warnings)),
         candidates=tally.ranked,
+        prediction=prediction,
+        runs=runs,
+        explain=partial(_explain, problem, prediction, runs, merged, scored),
     )
 
 
@@ -268,6 +278,62 @@ def _too_close(problem: Problem, prediction: Prediction, merged: Merged) -> tupl
     )
 
 
+def _explain(
+    problem: Problem, prediction: Prediction, runs: Runs | None, merged: Merged, scored: list[Scored]
+) -> Explanation:
+    """What binds the first, what the first three rest on, and where the runner-up or another way to pay comes first."""
+    at = problem.candidates.offers.configuration
+    top = [int(at[m[2]]) for m in merged[: min(3, problem.top)]]
+    count = measured(problem, runs).count if runs is not None else np.zeros(len(problem.configurations))
+    archive = problem.archive.completed if problem.archive is not None else None
+    row = configuration_rows(problem, archive) if archive is not None else np.zeros(0, dtype=np.intp)
+    basis = [
+        Basis(
+            rank=position,
+            configuration=problem.candidates.configuration(i).label,
+            evidence=EVIDENCE[prediction.evidence[i]],
+            runs=int(count[i]),
+            runs_of_workload=len(runs.completed) if runs is not None else 0,
+            other_workloads=int(archive["workload"][row == i].nunique()) if archive is not None else 0,
+        )
+        for position, i in enumerate(top, 1)
+    ]
+    return Explanation(prediction.binding(top[0]), tuple(basis), _flips(problem, prediction, merged, scored))
+
+
+def _flips(problem: Problem, prediction: Prediction, merged: Merged, scored: list[Scored]) -> tuple[Flip, ...]:
+    """Break-evens of the best other configuration and of the first's other ways to pay, in the order of their value."""
+    at, (_, _, offer, j, _) = problem.candidates.offers.configuration, merged[0]
+    if prediction.preference is not None or not np.isfinite(prediction.log_runtime[at[offer]]):
+        return ()
+    first = Side(problem, prediction, scored[j].prices, offer)
+    rival = next((m for m in merged[1:] if at[m[2]] != at[offer]), None)
+    found = [flip(first, Side(problem, prediction, rival[4].prices, rival[2]), "runner-up")] if rival else []
+    ways = [Side(problem, prediction, s.prices, offer) for k, s in enumerate(scored) if k != j]
+    ways = [way for way in ways if np.isfinite(way.value(way.runtime_s))]
+    if problem.objective == "cost":
+        found += [flip(first, way, "way to pay") for way in sorted(ways, key=lambda w: w.value(w.runtime_s))]
+    return tuple(found)
+
+
+def _saves_usd(problem: Problem, prediction: Prediction, merged: Merged, row: int) -> float | None:
+    """USD a run by which measuring configuration `row` is expected to make the best cheaper: min(E V, a) − E min(V, a).
+
+    V is its value, noise left out, and a that of the best other configuration at its median (knowledge gradient, Frazier et
+    al. 2009): what is chosen with V known, against what is chosen without.
+    """
+    at = problem.candidates.offers.configuration
+    mine = next((m for m in merged if at[m[2]] == row), None)
+    other = next((m[0] for m in merged if at[m[2]] != row), None)
+    if problem.objective != "cost" or mine is None or other is None or not np.isfinite(prediction.log_runtime[row]):
+        return None
+    z = ndtri((np.arange(201) + 0.5) / 201)
+    runtime = np.exp(prediction.log_runtime[row] + prediction.latent[row] * z)
+    cost = mine[4].prices.cost(runtime, problem.candidates.offers, problem.usage, np.full(len(z), mine[2]))
+    value = cost / prediction.completing[row]
+    return max(0.0, float(min(value.mean(), other) - np.minimum(value, other).mean()))
+
+
 def _next_run(problem: Problem, prediction: Prediction, merged: Merged, rival: int | None) -> NextRun | None:
     """What to measure: the best while it is unmeasured; then a rival it cannot be told from; else nothing."""
     offers = problem.candidates.offers
@@ -287,6 +353,7 @@ def _next_run(problem: Problem, prediction: Prediction, merged: Merged, rival: i
             why=why,
             expected_runtime_s=runtime,
             expected_cost_usd=cost if np.isfinite(cost) else None,
+            saves_usd=_saves_usd(problem, prediction, merged, i),
             **vars(problem.candidates.configuration(i)),
         )
     return None

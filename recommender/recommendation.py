@@ -5,11 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
 from recommender.candidates import Configuration, Exclusion
+
+if TYPE_CHECKING:
+    from recommender.models import Prediction
+    from recommender.runs import Runs
 
 SCHEMA = "recommender/recommendation/1"
 
@@ -97,6 +101,8 @@ class NextRun(Configuration):
     """Median seconds it is expected to take; None when nothing is known."""
     expected_cost_usd: float | None = None
     """On-demand USD it is expected to cost; None when nothing is known."""
+    saves_usd: float | None = field(default=None, compare=False)
+    """USD by which it is expected to make the run that will be recommended cheaper; None when that is not known."""
 
     def to_dict(self) -> dict[str, Any]:
         """Return the run in the JSON contract's shape."""
@@ -122,6 +128,74 @@ class Guarantee:
 
 
 @dataclass(frozen=True)
+class Flip:
+    """Where a rival would come first, everything else being equal; None where nothing of that kind would make it so."""
+
+    rival: str
+    role: str
+    """runner-up (another configuration) or way to pay (the first's machine)."""
+    first_usd_per_hour: float | None
+    """Price of one node of the first above which the rival is better."""
+    rival_usd_per_hour: float | None
+    """Price of one node of the rival below which it is better."""
+    first_runtime_s: float | None
+    rival_runtime_s: float | None
+    runs_per_month: float | None
+    """The nearest number of runs a month at which the order of the two changes."""
+    sentence: str
+
+
+@dataclass(frozen=True)
+class Basis:
+    """What the runtime of a ranked row rests on."""
+
+    rank: int
+    configuration: str
+    evidence: str
+    runs: int
+    """Completed runs of the very configuration at the input asked about."""
+    runs_of_workload: int
+    """Completed runs of the workload, wherever."""
+    other_workloads: int
+    """Of the archive, that completed the very configuration."""
+
+    @property
+    def sentence(self) -> str:
+        """The same in words."""
+        of = f"{self.runs} of the workload's {self.runs_of_workload} completed runs"
+        others = f", {self.other_workloads} other workloads'" if self.other_workloads else ""
+        return f"{self.configuration} is {self.evidence} ({of}{others})"
+
+
+@dataclass(frozen=True)
+class Explanation:
+    """Why this answer, and what would change it."""
+
+    binding: str
+    """What limits the first's runtime, in words; '' where the model does not say."""
+    evidence: tuple[Basis, ...]
+    """Of the first three rows."""
+    flips: tuple[Flip, ...]
+    """The runner-up first, then other ways to pay for the first's machine."""
+
+    @property
+    def runner_up(self) -> Flip | None:
+        """Where the best other configuration would come first; None where there is none or no runtime is known."""
+        return next((flip for flip in self.flips if flip.role == "runner-up"), None)
+
+
+@dataclass(frozen=True)
+class Considered:
+    """A strategy that `auto` weighed on the archive."""
+
+    strategy: str
+    held_out_regret: float
+    """Recommended / optimum - 1, geometric mean over the workloads held out."""
+    workloads: int
+    chosen: bool
+
+
+@dataclass(frozen=True)
 class Recommendation:
     """What a strategy answers."""
 
@@ -139,6 +213,16 @@ class Recommendation:
     """The first row's machine under every purchase option considered, cheapest first."""
     candidates: int = 0
     """Candidates that were ranked, of which `rows` are the first."""
+    considered: tuple[Considered, ...] = ()
+    """What `auto` weighed, least regret first; empty where it weighed nothing or was not asked."""
+    what_if: Mapping[str, Any] | None = None
+    """Of an answer at other prices: the changes, the first before, whether another came first, and that in words."""
+    prediction: Prediction | None = field(default=None, repr=False, compare=False)
+    """What the order rests on, kept so that other prices need no new fit; None for strategies that keep none."""
+    runs: Runs | None = field(default=None, repr=False, compare=False)
+    """The workload's runs, where they were given to the ranking."""
+    explain: Callable[[], Explanation | None] = field(default=lambda: None, repr=False, compare=False)
+    """What `explanation` is computed by, where it is asked for."""
     promise: Callable[[], Guarantee | None] = field(default=lambda: None, repr=False, compare=False)
     """What `guarantee` is computed by, where it is asked for: it takes longer than all the rest."""
 
@@ -147,8 +231,34 @@ class Recommendation:
         """How much cheaper another candidate may be; None where the model cannot say how candidates vary together."""
         return self.promise()
 
+    @cached_property
+    def explanation(self) -> Explanation | None:
+        """Why this answer and what would change it; None for strategies that do not say."""
+        return self.explain()
+
+    @property
+    def next_run_worth(self) -> dict[str, float | None] | None:
+        """What one more run is expected to save: USD per run, over the planned runs, and what it costs; None unknown."""
+        run, planned = self.next_run, self.problem.get("runs_planned")
+        if run is None or run.saves_usd is None:
+            return None
+        total = run.saves_usd * planned if planned is not None else None
+        return {
+            "saves_usd_per_run": run.saves_usd,
+            "runs_planned": planned,
+            "saves_usd": total,
+            "costs_usd": run.expected_cost_usd,
+        }
+
     def to_dict(self) -> dict[str, Any]:
         """Return the JSON contract's object; plain Python values, no NaN."""
+        why = self.explanation
+        explained = {
+            "binding": why.binding if why else "",
+            "evidence": [asdict(b) for b in why.evidence] if why else [],
+            "runner_up": asdict(why.runner_up) if why and why.runner_up else None,
+            "next_run": self.next_run_worth,
+        }
         return {
             "schema": SCHEMA,
             "problem": dict(self.problem),
@@ -156,8 +266,11 @@ class Recommendation:
             "recommendations": [row.to_dict() for row in self.rows],
             "ways_to_pay": [asdict(way) for way in self.ways_to_pay],
             "excluded": [{"reason": e.reason, "count": e.count, "sentence": e.sentence} for e in self.excluded],
+            "considered": [asdict(c) for c in self.considered],
             "next_run": self.next_run.to_dict() if self.next_run else None,
             "guarantee": asdict(self.guarantee) if self.guarantee else None,
+            "explanation": explained,
+            **({"what_if": dict(self.what_if)} if self.what_if else {}),
             "warnings": list(self.warnings),
         }
 

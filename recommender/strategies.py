@@ -7,20 +7,17 @@ A strategy is two pure functions of the evidence. Third parties add theirs throu
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import cache
 from importlib.metadata import EntryPoint, entry_points
 
-import numpy as np
-
-from recommender.candidates import Configuration
+from recommender.automatic import Auto
 from recommender.composition import ModelBased, Strategy
 from recommender.errors import InputError, RecommenderError, UnknownNameError, did_you_mean
-from recommender.models import configuration_rows, measured
 from recommender.models.bagging import RandomTrees
 from recommender.models.c3o import C3O
 from recommender.models.conformal import Conformal
-from recommender.models.ernest import MINIMUM_POINTS, Ernest, distinct_points
+from recommender.models.ernest import Ernest
 from recommender.models.factorisation import selecta
 from recommender.models.gaussian_process import GaussianProcess
 from recommender.models.neighbours import neighbours
@@ -31,10 +28,6 @@ from recommender.models.quasar import Quasar
 from recommender.models.transfer import Transfer
 from recommender.models.trees import BaggedTrees
 from recommender.models.yardsticks import BestFixed, ColumnMean, MeasuredOnly, PriceOnly
-from recommender.pricing import BY_NAME, price_option
-from recommender.problem import Problem
-from recommender.recommendation import NextRun, Recommendation
-from recommender.runs import Runs
 from recommender.search.acquisition import (
     ConstrainedImprovement,
     MixtureImprovement,
@@ -50,90 +43,15 @@ from recommender.search.stopping import (
     WithinBudget,
 )
 
-__all__ = ["TABLE", "Auto", "Choice", "ModelBased", "Strategy", "calibrated", "strategies", "strategy"]
+__all__ = ["TABLE", "ModelBased", "Strategy", "auto", "calibrated", "strategies", "strategy"]
 ENTRY_POINT_GROUP = "recommender.strategies"
 SEARCHING = "+ei"
 """Behind the name of a strategy that only recommends: go on as a search by expected improvement."""
 
 
-@dataclass(frozen=True)
-class Choice:
-    """What `auto` would do, and why."""
-
-    name: str
-    why: str
-
-
-@dataclass(frozen=True)
-class Auto:
-    """Picks a strategy by what evidence there is, and says which and why.
-
-    | completed runs of the workload itself     | archive on the candidates | strategy    |
-    |-------------------------------------------|---------------------------|-------------|
-    | at 3 or more distinct (scale, vCPUs)      | any                       | ernest      |
-    | fewer                                     | yes                       | column-mean |
-    | fewer, some on a candidate                | no                        | random      |
-    | none on a candidate                       | no                        | price-only  |
-
-    (`random` recommends the best that was measured. Under it and price-only the next run is the cheapest candidate with
-    another number of vCPUs than those run, until there are three points to fit.)
-    """
-
-    def choose(self, problem: Problem, runs: Runs) -> Choice:
-        """Return the strategy's name and the reason, by the table above."""
-        points, lacking = distinct_points(problem, runs)
-        seen = f"completed runs at {points} distinct points of scale and vCPUs"
-        if not len(runs):
-            seen = f"no runs were given: {seen}"
-        elif not len(runs.completed):
-            seen = f"none of the {len(runs)} runs completed: {seen}"
-        elif lacking:
-            seen = f"{lacking}: {seen}"
-        if points >= MINIMUM_POINTS:
-            return Choice("ernest", f"{seen} are enough to fit how the workload scales")
-        short = f"{seen} are fewer than the {MINIMUM_POINTS} a scaling model needs"
-        if problem.archive is not None and (configuration_rows(problem, problem.archive.completed) >= 0).any():
-            return Choice("column-mean", f"{short}, but other workloads were run on the candidates")
-        if (measured(problem, runs).count > 0).any():
-            return Choice(
-                "random", f"{short} and there is no archive, so the best configuration measured is all that is known"
-            )
-        return Choice("price-only", f"{short}, and neither the candidates nor an archive on them were run")
-
-    def recommend(self, problem: Problem, runs: Runs) -> Recommendation:
-        """Return the chosen strategy's answer, which says that it was chosen and why."""
-        choice = self.choose(problem, runs)
-        answer = strategy(choice.name).recommend(problem, runs)
-        if choice.name in ("random", "price-only"):
-            answer = replace(answer, next_run=_scaling_run(problem, runs))
-        name = "random (recommend the best measured)" if choice.name == "random" else choice.name
-        return replace(answer, why=f"auto chose {name}: {choice.why}")
-
-    def suggest(self, problem: Problem, runs: Runs, *, rng: np.random.Generator | None = None) -> Configuration | None:
-        """Return the chosen strategy's suggestion, or what a scaling model needs."""
-        choice = self.choose(problem, runs)
-        if choice.name in ("random", "price-only"):
-            return _scaling_run(problem, runs)
-        return strategy(choice.name).suggest(problem, runs, rng=rng)
-
-
-def _scaling_run(problem: Problem, runs: Runs) -> NextRun | None:
-    """The cheapest untried candidate per hour with another number of vCPUs in all than those tried."""
-    configurations, offers = problem.configurations, problem.candidates.offers
-    prices = price_option(BY_NAME["on-demand"], offers, problem.catalogue.spot)
-    hourly = np.full(len(configurations), np.inf)
-    np.fmin.at(hourly, offers.configuration, prices.usd_per_hour * offers.nodes)
-    total = (configurations["vcpus"].fillna(1.0) * configurations["node_count"]).to_numpy(float)
-    tried = configuration_rows(problem, runs.frame)
-    left = np.zeros(len(configurations), dtype=bool)
-    left[offers.configuration[problem.rankable(prices)]] = True
-    left &= PriceOnly().predict(problem, runs).excluded == 0
-    left &= ~np.isin(total, total[tried[tried >= 0]])
-    if not left.any():
-        return None
-    i = int(np.lexsort((np.arange(len(hourly)), hourly, ~left))[0])
-    why = f"the cheapest with another number of vCPUs than those run; {MINIMUM_POINTS} such points show how the workload scales"
-    return NextRun(why=why, **vars(problem.candidates.configuration(i)))
+def auto() -> Auto:
+    """The automatic choice, which can be asked what it would pick."""
+    return Auto(strategy)
 
 
 def calibrated(chosen: Strategy) -> ModelBased:
@@ -162,7 +80,7 @@ def trees() -> ModelBased:
 
 
 TABLE: dict[str, Callable[[], Strategy]] = {
-    "auto": Auto,
+    "auto": auto,
     "ernest": lambda: ModelBased(
         "ernest", "scaling terms fitted to the workload's own runs (Venkataraman et al. 2016)", Ernest()
     ),

@@ -14,12 +14,12 @@ from strategy_contract import Case, Make, StrategyContract, synthetic
 
 from recommender import strategies as module
 from recommender.datasets import Dataset, fetch_dataset
-from recommender.errors import InsufficientEvidenceError, RecommenderError, UnknownNameError
+from recommender.errors import RecommenderError, UnknownNameError
 from recommender.pending import batch
 from recommender.problem import Problem, build_problem
 from recommender.recommendation import NextRun, Recommendation
 from recommender.runs import Runs
-from recommender.strategies import TABLE, Auto, strategies, strategy
+from recommender.strategies import TABLE, strategies, strategy
 
 SCOUT = ("kmeans_bigdata_spark15", "pagerank_bigdata_spark")
 """5 runs stopped at the time limit; 19 that crashed."""
@@ -142,58 +142,6 @@ def test_every_strategy_has_its_own_name_and_a_reason() -> None:
         made = strategy(name)
         assert getattr(made, "name", "auto") == name
         assert getattr(made, "why", None) or made.__doc__
-
-
-@pytest.mark.parametrize(
-    ("nodes", "archive", "expected"),
-    [
-        ((1, 2, 4), True, "ernest"),
-        ((1, 2, 4), False, "ernest"),
-        ((1, 1, 4), True, "column-mean"),
-        ((1, 1, 4), False, "random"),
-        ((), True, "column-mean"),
-        ((), False, "price-only"),
-    ],
-)
-def test_auto_follows_its_table_and_says_why(nodes: tuple[int, ...], archive: bool, expected: str) -> None:
-    case = cached_synthetic()
-    asked = Case("auto", case.runs if archive else case.runs.of(case.workload), case.candidates, case.workload)
-    medium = case.table[case.table["instance_type"] == "medium"].set_index("node_count", drop=False)
-    mine = medium.loc[list(nodes)].reset_index(drop=True)[list(RUN_COLUMNS)]
-    problem, runs = asked.ask(mine)
-    choice = Auto().choose(problem, runs)
-    assert choice.name == expected
-    assert str(len(set(nodes))) in choice.why
-    answer = Auto().recommend(problem, runs)
-    assert answer.strategy == expected
-    assert answer.why.startswith(f"auto chose {expected}")
-    assert answer.why.endswith(choice.why)
-    assert answer.rows == strategy(expected).recommend(problem, runs).rows
-    proposed = Auto().suggest(problem, runs)
-    if expected in ("ernest", "column-mean"):
-        assert proposed == strategy(expected).suggest(problem, runs)
-    else:
-        assert proposed is not None, "what a scaling model needs: another number of vCPUs"
-        sizes = problem.configurations.set_index(["instance_type", "node_count"])["vcpus"]
-        total = sizes * sizes.index.get_level_values("node_count")
-        assert total[proposed.instance_type, proposed.node_count] not in {4.0 * n for n in nodes}
-        assert answer.next_run == proposed
-
-
-def test_auto_counts_only_completed_points() -> None:
-    case = cached_synthetic()
-    one = case.start.head(1)
-    mine = pd.concat([one, one, case.start.iloc[1:].assign(status="failed")], ignore_index=True)
-    assert Auto().choose(*case.ask(mine)).name == "column-mean"
-
-
-def test_an_archive_of_other_machines_is_no_archive() -> None:
-    case = cached_synthetic()
-    frame = case.runs.without(case.workload).frame.assign(instance_type="another")
-    other = Case("other", Runs(pd.concat([case.table, frame], ignore_index=True)), case.candidates, case.workload)
-    assert Auto().choose(*other.ask(case.start.head(1))).name == "random"
-    with pytest.raises(InsufficientEvidenceError, match="nothing can be transferred"):
-        strategy("column-mean").recommend(*other.ask(case.start.head(1)))
 
 
 @pytest.mark.parametrize("name", ["random", "ernest", "column-mean"])

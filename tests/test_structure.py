@@ -28,9 +28,10 @@ enumeration
 problem recommendation
 models
 search archives
-scoring
+scoring break_even
 ranking
 composition
+automatic repricing
 strategies
 explanation
 pending store_file question run_command

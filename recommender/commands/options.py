@@ -117,6 +117,14 @@ Prices = Annotated[
     Path | None,
     typer.Option(help="Your own prices: instance_type, region, purchase_option, usd_per_hour.", rich_help_panel=MONEY),
 ]
+WhatIf = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--what-if",
+        help="Rank again with other prices, e.g. 'spot=-20%': a way to pay, an instance type or a region.",
+        rich_help_panel=MONEY,
+    ),
+]
 Region = Annotated[
     str | None,
     typer.Option(

@@ -3,11 +3,38 @@
 from __future__ import annotations
 
 import json
-from typing import Annotated
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from recommender.commands.options import Asked, Format, FormatOption, StrategyName, asks
+from recommender.commands.options import Asked, Format, FormatOption, StrategyName, WhatIf, asks
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from recommender.problem import Problem
+    from recommender.recommendation import Recommendation
+
+
+def other_prices(
+    answer: Recommendation,
+    problem: Problem,
+    changes: list[str] | None,
+    again: Callable[[Problem], Recommendation],
+    *,
+    prices: Path | None = None,
+) -> Recommendation:
+    """The answer at other prices; `again` asks the strategy anew where its order was made with the old ones."""
+    from recommender.errors import InsufficientEvidenceError
+    from recommender.repricing import changed_prices, reprice, told_apart
+
+    other = changed_prices(problem, prices=prices, changes=changes or ())
+    try:
+        new = reprice(answer, other)
+    except InsufficientEvidenceError:
+        new = again(other)
+    return told_apart(new, answer, [*(changes or ()), *([f"--prices {prices}"] if prices else [])])
 
 
 @asks
@@ -17,6 +44,7 @@ def recommend(
     calibrate: Annotated[
         bool, typer.Option("--calibrate", help="Scale the intervals until they hold on the archive's workloads.")
     ] = False,
+    what_if: WhatIf = None,
     form: FormatOption = Format.TABLE,
 ) -> None:
     """Say what to rent and how to pay for it: ranked, priced and explained.
@@ -30,6 +58,8 @@ def recommend(
     chosen = calibrated(named(strategy)) if calibrate else named(strategy)
     problem, runs = asked.build()
     answer = chosen.recommend(problem, runs)
+    if what_if:
+        answer = other_prices(answer, problem, what_if, lambda other: chosen.recommend(other, runs))
     if form is Format.CSV:
         for warning in answer.warnings:
             typer.echo(f"note: {warning}", err=True)

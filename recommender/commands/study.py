@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from recommender.commands.options import Asked, Format, FormatOption, StrategyName, asks, pairs
+from recommender.commands.options import Asked, Format, FormatOption, Prices, StrategyName, WhatIf, asks, pairs
 from recommender.errors import InputError
 from recommender.units import format_duration, format_usd, parse_duration
 
@@ -220,12 +220,26 @@ def export(
 
 
 @app.command("recommend")
-def recommend(name: Name, store: StoreFile = None, form: FormatOption = Format.TABLE) -> None:
-    """Say what to rent, by what was told so far."""
+def recommend(
+    name: Name,
+    store: StoreFile = None,
+    what_if: WhatIf = None,
+    prices: Prices = None,
+    form: FormatOption = Format.TABLE,
+) -> None:
+    """Say what to rent, by what was told so far; with --what-if or --prices, at other prices than it was asked with."""
+    from recommender.commands.recommend import other_prices
     from recommender.report.tables import as_csv, as_json, as_text
+    from recommender.strategies import strategy as named
     from recommender.study import Study
 
-    answer = Study.open(name, store=store).recommend()
+    study = Study.open(name, store=store)
+    answer = study.recommend()
+    if what_if or prices:
+        problem, runs = study.evidence()
+        answer = other_prices(
+            answer, problem, what_if, lambda other: named(study.strategy_name).recommend(other, runs), prices=prices
+        )
     if form is Format.CSV:
         for warning in answer.warnings:
             typer.echo(f"note: {warning}", err=True)

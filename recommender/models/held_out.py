@@ -220,8 +220,12 @@ def _held_out(part: Fold, folded: Folded, u: int, y: Array, k: int, price: Array
     return float(v[chosen] - v[own].min()), (y[rest] - mean[rest]) / spread[rest]
 
 
-def held_out_regret(problem: Problem, model: PerformanceModel, counts: tuple[int, ...] = COUNTS) -> pd.DataFrame:
+def held_out_regret(
+    problem: Problem, model: PerformanceModel, counts: tuple[int, ...] = COUNTS, *, most: int | None = None
+) -> pd.DataFrame:
     """Judge any model on the workloads of a problem's archive, by the same folds and references as everything here.
+
+    A model that believes no runtime is judged by its order. `most`: judge no more contexts than that, evenly over the folds.
 
     Returns
     -------
@@ -236,13 +240,17 @@ def held_out_regret(problem: Problem, model: PerformanceModel, counts: tuple[int
     a, price, rows = archived(problem), log_price(problem), []
     pool = problem.archive
     assert pool is not None
-    inputs = pool.inputs
+    inputs, every = pool.inputs, [(part, u) for part in folds(problem) for u in range(len(part.test.y))]
+    use = np.linspace(0, len(every) - 1, min(most or len(every), len(every))).astype(int)
+    wanted = {every[i] for i in use}
     for part in folds(problem):
         out = pool.frame["workload"].isin(part.test.workload)
         world = replace(
             problem, archive=Runs(pool.frame[~out].reset_index(drop=True)), deadline_s=None, budget_usd=None
         )
         for u, y in enumerate(part.test.y):
+            if (part, u) not in wanted:
+                continue
             v = y + price[a.columns]
             own = np.isfinite(v)
             mine = pool.frame[out & (pool.frame["workload"] == part.test.workload[u])]
@@ -255,11 +263,11 @@ def held_out_regret(problem: Problem, model: PerformanceModel, counts: tuple[int
                     .drop(columns=[c for c in inputs if mine[c].isna().all()])
                     .reset_index(drop=True)
                 )
-                at = {c: float(told.frame[c].max()) for c in told.inputs}
+                at = {c: float((told.frame if k else mine)[c].max()) for c in told.inputs}
                 new = replace(world, workload=str(part.test.workload[u]), inputs=at)
-                mean = model.predict(new, told).log_runtime + price
-                seen = measured(new, told)
-                mean = np.where(seen.count > 0, seen.log_runtime + price, mean)[a.columns]
+                believed, seen = model.predict(new, told), measured(new, told)
+                mean = np.where(seen.count > 0, seen.log_runtime, believed.log_runtime) + price
+                mean = (mean if believed.preference is None else believed.preference)[a.columns]
                 chosen = int(np.where(own & np.isfinite(mean), np.round(mean, 9), np.inf).argmin())
                 rows.append((part.test.workload[u], k, float(v[chosen] - v[own].min())))
     return pd.DataFrame(rows, columns=["workload", "fold_in_runs", "regret"])

@@ -4,7 +4,7 @@ Notation, for a configuration of m nodes with v vCPUs and g GiB each, relative t
 --------
 c  = ln(m v speed) ≥ 0, capacity          τ = ln(m g), memory in all          m₀ the fewest nodes
 
-    ln T = level + ln(e^−c + α + β m/m₀) + min(κ max(ν − τ, 0)/w, ζ)
+    ln T = level + ln(e^−c + α + β (m/m₀ − 1)) + min(κ max(ν − τ, 0)/w, ζ)
 
 α  work that does not divide (Amdahl 1967; Ernest's θ₀), β what each node adds (Ernest's θ₃ m; Venkataraman et al. 2016),
 both as shares of the work of the smallest candidate; ν the memory below which the job spills, κ/w how fast it slows down
@@ -73,6 +73,17 @@ class Laws:
         rows = np.arange(len(self.capacity))
         parts = np.array_split(rows, -(-len(rows) // BLOCK))
         return np.concatenate([self.at(part).mean(axis=0) for part in parts])
+
+    def shares(self, row: int, weight: Array) -> Array:
+        """Mean shares of the time of configuration `row` over the laws, weighed: capacity, α, β and spilling; shape (4,).
+
+        A law's time is its work times exp(min(κ max(ν − τ, 0)/w, ζ)); what that factor adds is spilling.
+        """
+        parts = np.stack([np.full(len(self), np.exp(-self.capacity[row])), self.alpha, self.beta * self.nodes[row]])
+        spilled = np.exp(-np.minimum(self.slope * np.maximum(self.nu - self.memory[row], 0.0), self.zeta))
+        split = np.concatenate([parts / parts.sum(axis=0) * spilled, 1.0 - spilled[None]])
+        result: Array = split @ weight / weight.sum()
+        return result
 
     def _raw(self, rows: npt.NDArray[np.intp] | slice, which: npt.NDArray[np.intp] | slice) -> Array:
         work = np.exp(-self.capacity[rows]) + self.alpha[which, None] + self.beta[which, None] * self.nodes[rows]

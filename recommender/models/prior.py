@@ -18,7 +18,9 @@ Ledoit and Wolf (2004) but towards M. The composition is our own.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import cache
 from typing import NamedTuple
 
 import numpy as np
@@ -31,7 +33,7 @@ from recommender.errors import InsufficientEvidenceError
 from recommender.models import MODELLED, TRANSFERRED, Array, Measured, Prediction, measured, with_measurements
 from recommender.models.completing import search_base
 from recommender.models.features import Features, features
-from recommender.models.laws import draw_laws
+from recommender.models.laws import Laws, draw_laws
 from recommender.models.mixture import Bases, Component, Evidence, Rows, condition, log_evidence, matern
 from recommender.models.yardsticks import ArchiveCells, additive, archive_cells
 from recommender.problem import Problem
@@ -54,6 +56,13 @@ COLUMN_PRIOR = 0.5
 """Runs of the archive that the average law counts for in a column's mean."""
 CONTEXTS, CELLS, FOLDS = 256, 64, 10
 """Most workloads of the archive that enter the covariance, most runs of each that are predicted, and folds of that."""
+LIMITS = (
+    "work that divides over vCPUs",
+    "work that does not divide",
+    "what each node adds",
+    "spilling for lack of memory",
+)
+"""What may bind a configuration, in the order of `Laws.shares`."""
 HARDWARE = ("node_count", "vcpus", "memory per vCPU")
 
 
@@ -80,6 +89,7 @@ class Belief:
     """Of the archive on the candidates."""
     trust: float
     """Weight of the archive before the workload is run."""
+    laws: Laws
 
 
 def belief(problem: Problem) -> Belief:
@@ -114,7 +124,7 @@ def _build(problem: Problem) -> Belief:
 
     cold = [Component(_amounts(s, p, 0.0), noise, by_laws, uniform, "scaling laws") for s, p, noise in grid]
     if cells is None:
-        return Belief(_bases(inputs, np.zeros((0, len(inputs.hardware)))), tuple(cold), np.nan, np.nan, 0, 0.0)
+        return Belief(_bases(inputs, np.zeros((0, len(inputs.hardware)))), tuple(cold), np.nan, np.nan, 0, 0.0, laws)
 
     average = laws.mean()
     known = np.flatnonzero(np.isfinite(cells.log_runtime).any(axis=1))
@@ -144,6 +154,7 @@ def _build(problem: Problem) -> Belief:
         float(max(1.0, level.std())),
         cells.workloads,
         float(1.0 - share[0]),
+        laws,
     )
 
 
@@ -259,10 +270,10 @@ class LearnedPrior:
         says = f"weighed: scaling laws {1 - share:.0%}" + (
             f", archive of {prior.workloads} workloads {share:.0%}" if prior.workloads else ""
         )
-        remark = base.binding
+        remark, plausible = base.binding, _plausible(prior, evidence)
 
         def binding(i: int) -> str:
-            return "; ".join(part for part in (remark(i), says) if part)
+            return "; ".join(part for part in (_limit(prior.laws, plausible(), i), remark(i), says) if part)
 
         completing, limit = base.completing, seen.censored_log.max(initial=-np.inf)
         if np.isfinite(limit) and limit >= evidence.value.max(initial=-np.inf):
@@ -288,6 +299,29 @@ def _evidence(seen: Measured) -> Evidence:
     stopped = np.flatnonzero(np.isfinite(seen.censored_log) & (seen.count == 0))
     value = np.fmax(seen.log_runtime, seen.censored_log)[rows]
     return Evidence(rows, value, seen.count[rows], stopped, seen.censored_log[stopped])
+
+
+def _plausible(prior: Belief, evidence: Evidence) -> Callable[[], Array]:
+    """Posterior weight of each law, archive or not, given what completed; computed once, when first asked for."""
+
+    @cache
+    def weight() -> Array:
+        cold = [c for c in prior.components if c.label == "scaling laws"]
+        scores = np.stack([c.log_prior for c in cold])
+        if len(evidence.rows):
+            among = prior.bases.cross(evidence.rows, evidence.rows)
+            scores = scores + np.stack([log_evidence(c, among, evidence, evidence.centre)[0] for c in cold])
+        result: Array = np.exp(logsumexp(scores, axis=0) - logsumexp(scores))
+        return result
+
+    return weight
+
+
+def _limit(laws: Laws, weight: Array, row: int) -> str:
+    """What takes most of a configuration's time by the laws, in words."""
+    share = laws.shares(row, weight)
+    most = int(share.argmax())
+    return f"by the scaling laws that fit, {LIMITS[most]} takes {share[most]:.0%} of the time"
 
 
 def _preference(problem: Problem, mean: Array) -> Array:

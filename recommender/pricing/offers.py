@@ -53,6 +53,9 @@ class Offers:
     overrides: Mapping[str, Array] = field(default_factory=dict)
     """Purchase option name -> the user's own USD per hour per node, NaN where the user names none."""
 
+    factors: Mapping[str, Array] = field(default_factory=dict)
+    """Purchase option name -> what its price is multiplied with: a question about other prices."""
+
     def __len__(self) -> int:
         return len(self.configuration)
 
@@ -137,4 +140,6 @@ def price_option(option: PurchaseOption, offers: Offers, spot: pd.DataFrame) -> 
     if special is not None and option.name != "on-demand":
         usd = np.where(np.isnan(special), usd, special)
         quality = np.where(np.isnan(special), quality, 0).astype(np.int8)
+    if option.name in offers.factors:
+        usd = usd * offers.factors[option.name]
     return OptionPrices(option, usd, quality, interruption)

@@ -40,7 +40,7 @@ def as_csv(answer: Recommendation) -> str:
 def as_text(answer: Recommendation) -> str:
     """Return the answer for reading: rows, what each rests on and why, exclusions, what to measure next, warnings."""
     problem = answer.problem
-    lines = [_title(answer), ""]
+    lines = [_title(answer), *([f"{answer.what_if['sentence']}."] if answer.what_if else []), ""]
     cells = [
         (
             str(row.rank),
@@ -71,8 +71,9 @@ def as_text(answer: Recommendation) -> str:
     lines += ["", f"Strategy {answer.strategy}: {answer.why}."]
     if answer.guarantee is not None:
         lines.append(f"{answer.guarantee.sentence}.")
+    lines += _explained(answer)
     if answer.next_run is not None:
-        lines.append(f"Measure next: {_run(answer.next_run)}.")
+        lines.append(f"Measure next: {_run(answer.next_run)}{_worth(answer)}.")
     if answer.excluded:
         lines += [
             "",
@@ -84,6 +85,55 @@ def as_text(answer: Recommendation) -> str:
     if answer.warnings:
         lines += ["", "Before you trust this:", *(f"  - {w}" for w in answer.warnings)]
     return "\n".join(lines) + "\n"
+
+
+def _explained(answer: Recommendation) -> list[str]:
+    """What the first rows rest on, and what would change the answer, a line each."""
+    why = answer.explanation
+    if why is None:
+        return []
+    lines = [f"Rests on: {'; '.join(b.sentence for b in why.evidence)}."]
+    if why.runner_up is not None:
+        lines.append(f"It would flip: {why.runner_up.sentence}.")
+    return lines
+
+
+def _worth(answer: Recommendation) -> str:
+    """What the next run is expected to save, where that is known."""
+    worth = answer.next_run_worth
+    if worth is None or worth["saves_usd_per_run"] is None:
+        return ""
+    total = ""
+    if worth["saves_usd"] is not None:
+        total = f", {format_usd(worth['saves_usd'])} over {worth['runs_planned']:g} planned runs"
+    return f"; expected to save {format_usd(worth['saves_usd_per_run'])} a run{total}"
+
+
+def flips_as_text(answer: Recommendation) -> str:
+    """Return where each rival comes first as a table, and the nearest of them in words."""
+    why, first = answer.explanation, answer.rows[0]
+    usd = [f.first_usd_per_hour is not None for f in why.flips] if why else []
+    headings = ["rival", "is", *(["first's USD/h above", "its USD/h below"] if any(usd) else [])]
+    headings += ["first's runtime above", "its runtime below", "runs a month"]
+
+    def cell(value: float | None, show: Callable[[float], str]) -> str:
+        return "-" if value is None else show(value)
+
+    rows = [headings]
+    for f in why.flips if why else ():
+        money = [cell(f.first_usd_per_hour, format_usd), cell(f.rival_usd_per_hour, format_usd)] if any(usd) else []
+        times = [cell(f.first_runtime_s, format_duration), cell(f.rival_runtime_s, format_duration)]
+        rows.append(
+            [f.rival, f.role, *money, *times, cell(f.runs_per_month, lambda u: f"{u:,.0f}" if u >= 100 else f"{u:.3g}")]
+        )
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    table = ["  ".join(c.ljust(w) for c, w in zip(row, widths, strict=True)).rstrip() for row in rows]
+    runtime = f"{format_duration(first.runtime_s.p50)}, " if first.runtime_s else ""
+    title = (
+        f"First: {first.label} {first.purchase_option}, {runtime}{format_usd(first.usd_per_hour)} per node-hour, at "
+        f"{answer.problem['runs_per_month']:g} runs a month. A rival comes first at any one of:"
+    )
+    return "\n".join([title, "", *table]) + "\n"
 
 
 def _way(way: WayToPay) -> str:

@@ -147,6 +147,7 @@ def restricted(problem: Problem, rows: Indices) -> Problem:
                 minimum_s=offers.minimum_s[kept],
                 family=offers.family[kept],
                 overrides={name: values[kept] for name, values in offers.overrides.items()},
+                factors={name: values[kept] for name, values in offers.factors.items()},
             ),
             candidates.exclusions,
         ),
