@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import logging
+import os
+import signal
 import threading
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import BrokenExecutor, as_completed
 from typing import Any
@@ -18,6 +22,23 @@ Task = tuple[str, Strategy, Environment, list[int], int]
 Compute = Callable[[str, Strategy, Environment, list[int], int], dict[Key, list[Row]]]
 
 
+def _ignore_interrupts() -> None:
+    """Leave Ctrl-C, which a terminal sends to all processes of a command, to the one that ends the others."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
+def _end_with(parent: int) -> None:
+    """Ignore Ctrl-C, and end soon after the process `parent`: killed, it can tell nobody."""
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(1.0)
+        os.kill(os.getpid(), signal.SIGTERM)  # as the parent would have
+
+    _ignore_interrupts()
+    threading.Thread(target=watch, daemon=True).start()
+
+
 def on_loky(compute: Compute, tasks: list[Task], jobs: int) -> Iterator[dict[Key, list[Row]]]:
     """Processes of this machine, killed when their results are no longer wanted.
 
@@ -28,7 +49,7 @@ def on_loky(compute: Compute, tasks: list[Task], jobs: int) -> Iterator[dict[Key
     """
     from joblib.externals.loky import ProcessPoolExecutor  # type: ignore[import-untyped]
 
-    executor = ProcessPoolExecutor(max_workers=min(jobs, len(tasks)))
+    executor = ProcessPoolExecutor(min(jobs, len(tasks)), initializer=_end_with, initargs=(os.getpid(),))
     finished = False
     try:
         futures = [executor.submit(compute, *task) for task in tasks]
@@ -69,7 +90,8 @@ def on_dask(compute: Compute, tasks: list[Task], jobs: int, address: str | None)
     with contextlib.ExitStack() as stack:
         if address is None:
             one_thread = {"n_workers": jobs, "threads_per_worker": 1, "processes": True, "dashboard_address": None}
-            cluster = stack.enter_context(LocalCluster(**one_thread))  # type: ignore[no-untyped-call]
+            quiet = {"silence_logs": logging.ERROR}  # else each worker that is stopped at work is a warning
+            cluster = stack.enter_context(LocalCluster(**one_thread, **quiet))  # type: ignore[no-untyped-call]
         try:
             client = Client(cluster if address is None else address)  # type: ignore[no-untyped-call]
         except (OSError, ValueError) as error:
@@ -77,6 +99,8 @@ def on_dask(compute: Compute, tasks: list[Task], jobs: int, address: str | None)
                 f"no dask scheduler answers at {address!r} ({error}); name one as tcp://HOST:PORT"
             ) from error
         stack.enter_context(client)
+        if address is None:
+            client.run(_ignore_interrupts)
         sent: dict[str | None, Any] = {}
         futures = []
         for name, chosen, world, seeds, steps in tasks:

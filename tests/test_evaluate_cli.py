@@ -6,6 +6,7 @@ import csv
 import io
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -52,6 +53,13 @@ def folder(mirror: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     table().to_csv(folder / "runs.csv", index=False)
     CANDIDATES.to_csv(folder / "candidates.csv", index=False)
     return folder
+
+
+def workers_of(pid: int) -> list[int]:
+    """Worker processes of the process group `pid`."""
+    lines = subprocess.run(["ps", "-eo", "pid=,pgid=,args="], capture_output=True, text=True, check=True).stdout
+    rows = [line.split(maxsplit=2) for line in lines.splitlines()]
+    return [int(one) for one, group, line in rows if int(group) == pid and "popen_loky" in line]
 
 
 SMALL = ("runs.csv", "--candidates", "candidates.csv", "--steps", "2", "--seeds", "2", "--jobs", "1")
@@ -142,7 +150,12 @@ def test_a_killed_evaluation_continues_to_the_same_results(folder: Path, tmp_pat
     out, partial = tmp_path / "out.csv", tmp_path / "out.csv.partial"
     arguments = (*grid, "2", "--out", str(out))
     process = subprocess.Popen(
-        command(*arguments), cwd=folder, env=environment(), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        command(*arguments),
+        cwd=folder,
+        env=environment(),
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
     )
     try:
         while process.poll() is None and not (partial.exists() and partial.read_bytes().count(b"\n") > 1):
@@ -151,6 +164,10 @@ def test_a_killed_evaluation_continues_to_the_same_results(folder: Path, tmp_pat
         process.kill()
         process.wait()
     assert not out.exists(), "it was killed midway"
+    gone = time.monotonic() + 30.0
+    while workers_of(process.pid) and time.monotonic() < gone:
+        time.sleep(0.1)
+    assert not workers_of(process.pid), "workers end with the process that was killed"
     lines = partial.read_bytes().count(b"\n")
     assert 1 < lines < 1 + 3 * 3 * 6
     refused = run(*arguments, "--objective", "runtime", cwd=folder)
@@ -161,3 +178,31 @@ def test_a_killed_evaluation_continues_to_the_same_results(folder: Path, tmp_pat
     assert not partial.exists()
     a, b = (pd.read_csv(path).drop(columns="ask_seconds").to_csv() for path in (tmp_path / "whole.csv", out))
     assert a == b
+
+
+@pytest.mark.parametrize("backend", ["loky", "dask"])
+def test_ctrl_c_is_one_line_and_the_same_command_goes_on(folder: Path, tmp_path: Path, backend: str) -> None:
+    arguments = ("scout.csv", "--candidates", "scout-candidates.csv", "--steps", "9", "--seeds", "400", "--jobs", "2")
+    out, partial = tmp_path / "out.csv", tmp_path / "out.csv.partial"
+    process = subprocess.Popen(
+        command(*arguments, "--backend", backend, "--out", str(out)),
+        cwd=folder,
+        env=environment(),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),  # also from a background job
+    )
+    try:
+        while process.poll() is None and not (partial.exists() and partial.read_bytes().count(b"\n") > 1):
+            time.sleep(0.01)
+        os.killpg(process.pid, signal.SIGINT)  # a terminal sends it to all processes of the command
+        said, errors = process.communicate(timeout=120)
+    finally:
+        process.kill()
+        process.wait()
+    assert (process.returncode, said) == (130, "")
+    assert errors == f"interrupted; finished episodes are in {partial}; the same command goes on from there\n"
+    assert partial.read_bytes().count(b"\n") > 1
+    assert not workers_of(process.pid)

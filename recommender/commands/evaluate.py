@@ -133,16 +133,21 @@ def evaluate(
     )
     for note in planned.notes:
         typer.echo(f"note: {note}", err=True)
-    with _Bar() as bar:
-        results = run(
-            planned,
-            jobs=jobs,
-            backend="dask" if backend is Backend.DASK else "loky",
-            dask_address=dask_address,
-            out=out,
-            restart=restart,
-            progress=bar.update if sys.stderr.isatty() else None,
-        )
+    try:
+        with _Bar() as bar:
+            results = run(
+                planned,
+                jobs=jobs,
+                backend="dask" if backend is Backend.DASK else "loky",
+                dask_address=dask_address,
+                out=out,
+                restart=restart,
+                progress=bar.update if sys.stderr.isatty() else None,
+            )
+    except KeyboardInterrupt:
+        kept = f"finished episodes are in {out}.partial; the same command goes on from there"
+        typer.echo(f"interrupted; {kept if out else 'nothing is kept without --out'}", err=True)
+        raise typer.Exit(130) from None
     if form is Format.JSON:
         typer.echo(as_json(results, planned.notes), nl=False)
     else:
