@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
+from recommender.automatic import Auto
 from recommender.candidates import Candidates
 from recommender.errors import InfeasibleError, InputError, InsufficientEvidenceError, UnknownNameError, did_you_mean
 from recommender.inputs import scale_column
@@ -18,7 +19,7 @@ from recommender.problem import Problem
 from recommender.ranking import rank
 from recommender.recommendation import Recommendation, Row
 from recommender.runs import Runs
-from recommender.strategies import Auto, ModelBased, strategy
+from recommender.strategies import ModelBased, strategy
 from recommender.units import format_duration, format_usd
 
 MOST_POINTS = 12

@@ -129,8 +129,9 @@ def flips_as_text(answer: Recommendation) -> str:
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     table = ["  ".join(c.ljust(w) for c, w in zip(row, widths, strict=True)).rstrip() for row in rows]
     runtime = f"{format_duration(first.runtime_s.p50)}, " if first.runtime_s else ""
+    price = "no price" if first.usd_per_hour is None else f"{format_usd(first.usd_per_hour)} per node-hour"
     title = (
-        f"First: {first.label} {first.purchase_option}, {runtime}{format_usd(first.usd_per_hour)} per node-hour, at "
+        f"First: {first.label} {first.purchase_option}, {runtime}{price}, at "
         f"{answer.problem['runs_per_month']:g} runs a month. A rival comes first at any one of:"
     )
     return "\n".join([title, "", *table]) + "\n"
