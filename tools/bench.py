@@ -169,12 +169,42 @@ def peers() -> str:
     )
 
 
+def ask() -> str:
+    """Time one ask of the search strategies."""
+    table = subprocess.run([sys.executable, "tools/bench_ask.py"], cwd=ROOT, check=True, capture_output=True, text=True)
+    words = "15 runs known, made-up candidates (types x 1 to 20 nodes), 8 asks each with other runs: median CPU s and range."
+    return f"{words}\n\n{table.stdout.rstrip()}"
+
+
+def study() -> str:
+    """Kill a tuning, and crowd a study."""
+    rows = subprocess.run(
+        [sys.executable, "tools/bench_study.py"], cwd=ROOT, check=True, capture_output=True, text=True
+    )
+    return rows.stdout.rstrip()
+
+
+def search() -> str:
+    """Replay Scout with the search strategies, without and with a deadline."""
+    parts = []
+    for extra in ([], ["--deadline"]):
+        names = "cherrypick,cherrypick-artifact,random" if not extra else "cherrypick,random"
+        command = [sys.executable, "tools/bench_search.py", "--strategies", names, *extra]
+        found = subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True)
+        title = "With a deadline at each workload's median runtime" if extra else "Without a deadline"
+        parts.append(f"{title}, 20 seeds, 10 runs:\n\n```\n{found.stdout.rstrip()}\n```")
+    return "\n\n".join(parts)
+
+
 SECTIONS: dict[str, tuple[str, Callable[[], str]]] = {
     "startup": ("Start-up", startup),
     "catalogue": ("Scoring the whole catalogue", catalogue),
     "ernest": ("Ernest on C3O", ernest),
     "filtering": ("Collaborative filtering on Lumos", filtering),
     "arrow": ("Arrow on the AWS part of Lumos", arrow),
+    "search": ("Search on Scout", search),
+    "ask": ("One ask", ask),
+    "study": ("Kills and crowds: the study's store", study),
     "guarantee": ("Promises and stopping on Scout", guarantee),
     "peers": ("The strategies beside other projects' optimisers", peers),
     "lookahead": ("Search within a budget: Lynceus on its three jobs", lookahead),
