@@ -7,10 +7,12 @@ from dataclasses import KW_ONLY, asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from recommender.catalogue import TypeFilter
-from recommender.pricing import BY_NAME, PurchaseOption, Usage
+from recommender.errors import InputError
+from recommender.pricing import BY_NAME, PurchaseOption, Usage, price_option
 from recommender.problem import Objective, Problem, build_problem
 from recommender.runs import Runs, read_runs
 from recommender.tables import CANDIDATES, PRICES, read_table
@@ -102,6 +104,27 @@ class Question:
             "usage": asdict(self.usage) if self.usage else None,
         }
 
+    def differs(self, other: Question) -> list[str]:
+        """What this question, its files read, asks otherwise than `other`: names of fields; empty when it asks the same.
+
+        What is left at its default is not compared, nor are runs and archive, to which a study adds, and the search budget,
+        of which it may be given another.
+        """
+        filled = [
+            replace(q, types=q.types or TypeFilter(), usage=q.usage or Usage()) for q in (self, other, Question())
+        ]
+        mine, theirs, default = (question.settings() for question in filled)
+        asked = [name for name in mine if name != "search_budget_usd" and mine[name] != default[name]]
+        found = [name for name in asked if mine[name] != theirs[name]]
+        for name in ("candidates", "prices"):
+            tables = [getattr(question, name) for question in (self, other)]
+            texts = [
+                t.dropna(axis="columns", how="all").to_csv(index=False) if isinstance(t, pd.DataFrame) else ""
+                for t in tables
+            ]
+            found += [name] if texts[0] and texts[0] != texts[1] else []
+        return found
+
     @staticmethod
     def restored(settings: Mapping[str, Any], tables: Mapping[str, pd.DataFrame]) -> Question:
         """Return the question of which these are the settings and tables."""
@@ -123,3 +146,15 @@ class Question:
 def input_columns(inputs: Mapping[str, float]) -> dict[str, float]:
     """The inputs by column name, `input.<name>`, however they were named."""
     return {k if k.startswith("input.") else f"input.{k}": v for k, v in inputs.items()}
+
+
+def check_priced(problem: Problem) -> None:
+    """Refuse to minimise cost among candidates that all have none."""
+    offers, spot = problem.candidates.offers, problem.catalogue.spot
+    if problem.objective == "cost" and all(
+        np.isnan(price_option(o, offers, spot).usd_per_hour).all() for o in problem.options
+    ):
+        raise InputError(
+            "no candidate has a price, and the objective is cost: give usd_per_hour in the candidates table or --prices, or "
+            "take --objective runtime"
+        )

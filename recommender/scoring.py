@@ -87,10 +87,15 @@ class Tally:
         asked = ("deadline", "budget", "memory", "failed", "never_finishes", "no_evidence")
         first = [f"{e.reason} {e.count} ({e.sentence})" for r in asked for e in excluded if e.reason == r]
         rest = [f"{e.reason} {e.count}" for e in excluded if e.reason not in asked]
-        others = f"; others: {', '.join(rest)}" if rest else ""
+        if not first and {e.reason for e in excluded} <= {"no_price"}:
+            return (
+                "no candidate has a price, and the objective is cost: give usd_per_hour in the candidates table or --prices, "
+                f"or take --objective runtime (excluded: {'; '.join(rest)})"
+            )
+        parts = first + ([f"others: {', '.join(rest)}"] if rest else [])
         return (
             "no candidate meets every constraint; the nearest relaxation that admits one: "
-            f"{' or '.join(hints)} (excluded: {'; '.join(first)}{others})"
+            f"{' or '.join(hints)} (excluded: {'; '.join(parts)})"
         )
 
     def _hints(self) -> list[str]:

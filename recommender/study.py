@@ -31,7 +31,7 @@ from recommender.pending import batch, same
 from recommender.pricing import BY_NAME, price_option
 from recommender.pricing.cost import on_demand_cost
 from recommender.problem import Problem
-from recommender.question import Question, input_columns
+from recommender.question import Question, check_priced, input_columns
 from recommender.ranking import describe, rank
 from recommender.recommendation import Recommendation, Row
 from recommender.runs import Runs
@@ -81,6 +81,7 @@ class Study:
         workload = problem.workload or question.workload or name
         named = replace(question, workload=workload, runs=mine if len(mine) else None)
         named.build()
+        check_priced(problem)
         unknown = np.isnan(costs_usd(problem, mine.frame)) if problem.search_budget_usd is not None else np.zeros(0)
         if unknown.any():
             run = mine.frame.iloc[int(np.flatnonzero(unknown)[0])]

@@ -386,12 +386,30 @@ def test_what_cannot_be_tuned_is_refused_in_one_line_and_leaves_no_store(
 
 def test_an_existing_study_asks_what_it_was_made_for(pool: Path) -> None:
     Study.create("s", Question(candidates=POOL), strategy_name="random", store=pool / "studies.db")
-    for other in (("--deadline", "2h"), ("--strategy", "ernest")):
+    for other, why in (
+        (("--deadline", "2h"), "differs in deadline_s"),
+        (("--strategy", "ernest"), "its strategy is random"),
+    ):
         code, _, errors = finished("tune", "--study", "s", "--run", "echo", *other, cwd=pool)
         assert code == 1
-        assert f"leave out {other[0]}" in errors
+        assert why in errors
     code, _, errors = finished("tune", "--study", "s", cwd=pool)
     assert (code, "say what to run" in errors) == (1, True)
+
+
+def test_the_same_command_goes_on_with_a_study_that_was_interrupted(pool: Path) -> None:
+    POOL.to_csv(pool / "pool.csv", index=False)
+    asked = ["--study", "again", "--candidates", "pool.csv", "--objective", "runtime", "--deadline", "1h"]
+    for most in ("1", "2"):
+        code, _, errors = finished("tune", *asked, "--max-runs", most, "--run", "true", cwd=pool)
+        assert code == 0, errors
+    assert len(Study.open("again", store=pool / "studies.db").snapshot().told) == 2
+
+
+def test_without_any_price_cost_is_refused_before_anything_is_run(pool: Path) -> None:
+    POOL.drop(columns="usd_per_hour", errors="ignore").to_csv(pool / "free.csv", index=False)
+    code, _, errors = finished("tune", "--study", "free", "--candidates", "free.csv", "--run", "true", cwd=pool)
+    assert (code, "or take --objective runtime" in errors) == (1, True)
 
 
 def test_the_example_runs_as_its_text_says(tmp_path: Path) -> None:

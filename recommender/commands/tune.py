@@ -122,10 +122,15 @@ def _open(asked: Asked, command: RunCommand | None, name: str, strategy: str, st
     if asked.given["search_budget"] is not None:  # how much more may be spent can be said anew
         study.question = replace(study.question, search_budget_usd=asked.given["search_budget"])
     other = [k for k, v in asked.given.items() if v != PROBLEM_DEFAULTS[k] and k != "search_budget"]
-    if other or strategy not in ("auto", study.strategy_name):
-        what = ", ".join(f"--{k.replace('_', '-')}" for k in other) or "--strategy"
+    differing = asked.give(Question).read().differs(study.question) if other else []
+    if differing or strategy not in ("auto", study.strategy_name):
+        what = (
+            f"what is given differs in {', '.join(differing)}"
+            if differing
+            else f"its strategy is {study.strategy_name}"
+        )
         raise InputError(
-            f"the study {name!r} exists and asks what it was made for: leave out {what}, or make another one with --study"
+            f"the study {name!r} exists and {what}: leave that out to go on with it, or make another one with --study"
         )
     if command is None and study.stored.command is None:
         raise InputError(f"nothing was run for the study {name!r} yet; say what to run: --run 'COMMAND'")
