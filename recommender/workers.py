@@ -89,8 +89,10 @@ def on_dask(compute: Compute, tasks: list[Task], jobs: int, address: str | None)
         ) from error
     with contextlib.ExitStack() as stack:
         if address is None:
-            one_thread = {"n_workers": jobs, "threads_per_worker": 1, "processes": True, "dashboard_address": None}
-            quiet = {"silence_logs": logging.ERROR}  # else each worker that is stopped at work is a warning
+            one_thread = {"n_workers": jobs, "threads_per_worker": 1, "processes": True}
+            # What a task raises comes back without the log, which warns of every worker that is stopped at its work. Any
+            # free port will do for the page about the cluster: that of another evaluation may be there already.
+            quiet = {"silence_logs": logging.CRITICAL, "dashboard_address": "127.0.0.1:0"}
             cluster = stack.enter_context(LocalCluster(**one_thread, **quiet))  # type: ignore[no-untyped-call]
         try:
             client = Client(cluster if address is None else address)  # type: ignore[no-untyped-call]

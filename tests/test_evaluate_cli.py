@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import io
 import json
@@ -182,7 +183,7 @@ def test_a_killed_evaluation_continues_to_the_same_results(folder: Path, tmp_pat
 
 @pytest.mark.parametrize("backend", ["loky", "dask"])
 def test_ctrl_c_is_one_line_and_the_same_command_goes_on(folder: Path, tmp_path: Path, backend: str) -> None:
-    arguments = ("scout.csv", "--candidates", "scout-candidates.csv", "--steps", "9", "--seeds", "400", "--jobs", "2")
+    arguments = ("scout.csv", "--candidates", "scout-candidates.csv", "--steps", "9", "--seeds", "60", "--jobs", "2")
     out, partial = tmp_path / "out.csv", tmp_path / "out.csv.partial"
     process = subprocess.Popen(
         command(*arguments, "--backend", backend, "--out", str(out)),
@@ -200,7 +201,8 @@ def test_ctrl_c_is_one_line_and_the_same_command_goes_on(folder: Path, tmp_path:
         os.killpg(process.pid, signal.SIGINT)  # a terminal sends it to all processes of the command
         said, errors = process.communicate(timeout=120)
     finally:
-        process.kill()
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)  # workers too, where it did not end by itself
         process.wait()
     assert (process.returncode, said) == (130, "")
     assert errors == f"interrupted; finished episodes are in {partial}; the same command goes on from there\n"
