@@ -64,6 +64,7 @@ def replay(task: Task) -> list[dict[str, Any]]:
         problem = replace(blank, seed=seed, deadline_s=deadline)
         rows: list[int] = []
         asked: list[float] = []
+        started = time.process_time()
         while len(rows) < task.steps:
             runs = Runs(table.iloc[rows].reset_index(drop=True))
             begun = time.perf_counter()
@@ -89,6 +90,7 @@ def replay(task: Task) -> list[dict[str, Any]]:
                 "usd": usd[rows].sum(),
                 "late": np.mean([not feasible[r] for r in rows]),
                 "ask_s": np.median(asked),
+                "cpu_s": time.process_time() - started,
             }
         )
     return found
@@ -108,6 +110,8 @@ def report(rows: pd.DataFrame) -> pd.DataFrame:
             "runs infeasible": groups["late"].mean(),
             "search USD": groups["usd"].mean(),
             "ask s": groups["ask_s"].median(),
+            "CPU s": groups["cpu_s"].sum(),
+            "wall s": groups["wall_s"].first(),
         }
     ).round(3)
 
@@ -132,8 +136,13 @@ def compare(made: dict[str, Any], given: argparse.Namespace) -> pd.DataFrame:
         for n, m in made.items()
         for w in data.runs.workloads
     ]
+    found = []
     with ProcessPoolExecutor(given.jobs) as pool:
-        return pd.DataFrame([row for rows in pool.map(replay, tasks) for row in rows])
+        for name in made:  # one after the other, so that each has a wall time of its own
+            begun = time.perf_counter()
+            rows = [row for rows in pool.map(replay, [t for t in tasks if t.name == name]) for row in rows]
+            found.append(pd.DataFrame(rows).assign(wall_s=time.perf_counter() - begun))
+    return pd.concat(found, ignore_index=True)
 
 
 def options() -> argparse.ArgumentParser:
