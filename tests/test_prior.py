@@ -243,14 +243,35 @@ def test_the_archive_is_believed_before_the_workload_is_run_and_judged_after(sco
     pairs = [to[k] for k in zip(frame["instance_type"], frame["node_count"], strict=True)]
     wrong = frame.assign(instance_type=[p[0] for p in pairs], node_count=[p[1] for p in pairs])
     done = np.flatnonzero(np.isfinite(world.truth))
-    taken = [world.draw(int(i), seed=0, earlier=0) for i in done[:: len(done) // 6]]
+    taken = [world.draw(int(i), seed=0, earlier=0) for i in done[:: len(done) // 10]]
     unrelated = replace(world.problem, archive=Runs(wrong))
     runs = world.told(taken)
     mixture = LearnedPrior().predict(unrelated, runs).mixture
     assert mixture is not None
-    assert mixture.share().get("archive", 0.0) < 0.05
+    assert belief(unrelated).trust > 0.5, "consistent with itself"
+    assert mixture.share().get("archive", 0.0) < 0.01, "and dropped after ten runs"
     cold = LearnedPrior().predict(replace(world.problem, archive=None), runs)
     assert LearnedPrior().predict(unrelated, runs).log_runtime == pytest.approx(cold.log_runtime, abs=0.1)
+
+
+@pytest.mark.parametrize("noise", [0.03, 0.3])
+def test_the_noise_of_the_archives_workloads_is_what_is_expected_of_a_new_one(noise: float) -> None:
+    rng = np.random.default_rng(0)
+    candidates = cluster()
+    work = candidates["vcpus"] * candidates["node_count"]
+    parts = []
+    for w in range(12):
+        runtime = rng.uniform(500, 5000) * (1.0 / work + rng.uniform(0.01, 0.05))
+        table = candidates[["instance_type", "node_count"]]
+        parts.append(
+            table.assign(workload=f"w{w}", runtime_s=runtime * np.exp(noise * rng.standard_normal(len(table))))
+        )
+    problem, _ = asked(archive=[Runs.from_frame(pd.concat(parts, ignore_index=True))])
+    found = belief(problem).components
+    weight = np.array([np.exp(np.logaddexp.reduce(c.log_prior)) for c in found])
+    assert weight.sum() == pytest.approx(1.0)
+    level = np.array([c.noise for c in found])
+    assert weight[np.isclose(level, noise)].sum() > 2 * 0.25, "a quarter by equal weights"
 
 
 def test_90_percent_intervals_of_unmeasured_candidates_hold_about_90_percent(scout: dict[str, Environment]) -> None:

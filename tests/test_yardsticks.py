@@ -232,3 +232,17 @@ def test_what_often_failed_for_other_workloads_is_less_likely_to_complete() -> N
     problem, _ = build_problem(None, workload="new", archive=[pd.DataFrame(rows)], candidates=pool)
     # (completed + 1)/(runs + 1): 4/4 and 2/4.
     assert list(archive_cells(problem).completing) == [1.0, 0.5]
+
+
+def test_columns_that_nobody_ran_change_nothing_of_the_additive_model() -> None:
+    y = np.array([[1.0, 2.0, np.nan], [2.0, np.nan, 4.0], [0.5, 1.0, np.nan]])
+    bound = np.full_like(y, -np.inf)
+    bound[2, 2] = 3.0
+    wide, wide_bound = np.full((3, 7), np.nan), np.full((3, 7), -np.inf)
+    wide[:, [1, 3, 6]], wide_bound[:, [1, 3, 6]] = y, bound
+    level, column, residual = additive(y, bound)
+    more_level, more_column, more_residual = additive(wide, wide_bound)
+    assert more_level == pytest.approx(level, abs=1e-12)
+    assert more_column[[1, 3, 6]] == pytest.approx(column, abs=1e-12)
+    assert np.isnan(more_column[[0, 2, 4, 5]]).all()
+    assert more_residual[:, [1, 3, 6]] == pytest.approx(residual, abs=1e-12, nan_ok=True)

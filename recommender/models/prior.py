@@ -7,9 +7,10 @@ archive    f = column means of other workloads, K = the same + c Σ_w e_w e_wᵀ
 
 h  ln nodes, ln vCPUs and ln memory per vCPU      z  other hardware, `feature.*`      u  `param.*`      M  Matérn 5/2
 
-Components run over every s, p, noise and c below, with equal prior weight; there is nothing to fit for one workload, so
-nothing is over-fitted by three runs. How much the archive is believed beforehand is what its own workloads say: each is
-predicted from those of other applications and from the laws, and the weight is the mean of the posterior of either kind.
+Components run over every s, p, noise and c below; there is nothing to fit for one workload, so nothing is over-fitted by
+three runs. How much each is believed beforehand is what the archive's own workloads say: each is predicted from those of
+other applications and from the laws, and the prior weight is the mean of the components' posteriors by marginal likelihood
+(one step of EM from equal weights, which count for one workload more); without an archive weights are equal.
 Afterwards the workload's own runs decide: an archive that does not predict them loses its weight.
 
 The laws know capacity and memory, not the workload; the covariance of the archive is low-rank plus M, as in the shrinkage of
@@ -117,43 +118,42 @@ def _build(problem: Problem) -> Belief:
         cells = None
     amounts = PARAMETERS if inputs.params.shape[1] else (0.0,)
     grid = [(s, p, noise) for s in ROUGH for p in amounts for noise in NOISE]
-    uniform = np.full(len(laws), -np.log(len(laws) * len(grid)))
+    even = np.full((1 + len(SHARED), len(grid)), 1.0 / ((1 + len(SHARED)) * len(grid)))
 
     def by_laws(rows: Rows, which: Rows | slice) -> Array:
         return laws.at(rows, which)
 
-    cold = [Component(_amounts(s, p, 0.0), noise, by_laws, uniform, "scaling laws") for s, p, noise in grid]
+    equal = np.full(len(laws), -np.log(len(laws)))
+    cold = [Component(_amounts(s, p, 0.0), noise, by_laws, equal, "scaling laws") for s, p, noise in grid]
     if cells is None:
-        return Belief(_bases(inputs, np.zeros((0, len(inputs.hardware)))), tuple(cold), np.nan, np.nan, 0, 0.0, laws)
+        alone = _weighed(cold, np.full(len(grid), 1.0 / len(grid)))
+        return Belief(_bases(inputs, np.zeros((0, len(inputs.hardware)))), alone, np.nan, np.nan, 0, 0.0, laws)
 
     average = laws.mean()
     known = np.flatnonzero(np.isfinite(cells.log_runtime).any(axis=1))
     chosen = known[np.unique(np.linspace(0, len(known) - 1, min(CONTEXTS, len(known))).astype(int))]
     y, bound = cells.log_runtime[chosen], cells.bound[chosen]
     fold = _folds(cells, chosen)
-    votes = np.ones(1 + len(SHARED)) / (1 + len(SHARED))
+    votes = even.copy()
     for f in np.unique(fold):
         others = fold != f
         if not others.any():
             continue
         mean, strays = _columns(y[others], bound[others], average)
-        bases = _bases(inputs, strays)
-        warm = _warm(grid, mean)
+        bases, among = _bases(inputs, strays), [*cold, *_warm(grid, mean)]
         for row in y[~others]:
-            votes += _vote(bases, cold, warm, row)
+            votes += _vote(bases, among, row).reshape(votes.shape)
     share = votes / votes.sum()
     mean, strays = _columns(y, bound, average)
-    components = [replace(c, log_prior=c.log_prior + np.log(share[0])) for c in cold]
-    for i, c in enumerate(_warm(grid, mean)):
-        components.append(replace(c, log_prior=c.log_prior + np.log(share[1 + i // len(grid)])))
+    components = _weighed([*cold, *_warm(grid, mean)], share.ravel())
     level = np.nanmean(y, axis=1)
     return Belief(
         _bases(inputs, strays),
-        tuple(components),
+        components,
         float(level.mean()),
         float(max(1.0, level.std())),
         cells.workloads,
-        float(1.0 - share[0]),
+        float(1.0 - share[0].sum()),
         laws,
     )
 
@@ -164,13 +164,17 @@ def _amounts(s: float, p: float, c: float) -> Array:
 
 
 def _warm(grid: list[tuple[float, float, float]], mean: Array) -> list[Component]:
-    """The archive's components, for each amount of SHARED one of each of the grid; together of weight 1 each amount."""
+    """The archive's components: for each amount of SHARED one of each of the grid."""
 
     def by_archive(rows: Rows, which: Rows | slice) -> Array:
         return mean[rows][None]
 
-    even = np.array([-np.log(len(grid))])
-    return [Component(_amounts(s, p, c), n, by_archive, even, "archive") for c in SHARED for s, p, n in grid]
+    return [Component(_amounts(s, p, c), n, by_archive, np.zeros(1), "archive") for c in SHARED for s, p, n in grid]
+
+
+def _weighed(components: list[Component], weight: Array) -> tuple[Component, ...]:
+    """The components with the prior weight that each is to have in all."""
+    return tuple(replace(c, log_prior=c.log_prior + w) for c, w in zip(components, np.log(weight), strict=True))
 
 
 def _columns(y: Array, bound: Array, average: Array) -> tuple[Array, Array]:
@@ -183,16 +187,16 @@ def _columns(y: Array, bound: Array, average: Array) -> tuple[Array, Array]:
     return mean - mean.mean(), np.nan_to_num(residual)
 
 
-def _vote(bases: Bases, cold: list[Component], warm: list[Component], row: Array) -> Array:
-    """Posterior of the laws and of each amount of SHARED, given one workload of the archive, (1 + SHARED,)."""
+def _vote(bases: Bases, components: list[Component], row: Array) -> Array:
+    """Posterior of equally weighed components given one workload of the archive, (components,)."""
     have = np.flatnonzero(np.isfinite(row))
     have = have[np.unique(np.linspace(0, len(have) - 1, min(CELLS, len(have))).astype(int))]
     none = np.zeros(0, dtype=np.intp)
     evidence = Evidence(have, row[have], np.ones(len(have)), none, np.zeros(0))
     among = bases.cross(have, have)
-    scores = [logsumexp(c.log_prior + log_evidence(c, among, evidence, evidence.centre)[0]) for c in (*cold, *warm)]
-    kinds = np.array([logsumexp(part) for part in np.split(np.array(scores), 1 + len(SHARED))])
-    result: Array = np.exp(kinds - logsumexp(kinds))
+    found = log_evidence(components, among, evidence, evidence.centre)
+    scores = [logsumexp(c.log_prior + score) for c, (score, _, _) in zip(components, found, strict=True)]
+    result: Array = np.exp(np.array(scores) - logsumexp(scores))
     return result
 
 
@@ -291,7 +295,12 @@ class LearnedPrior:
         )
         # A component's noise is also what strays from it for good: where a configuration was run, its runs say more.
         joined = with_measurements(known, problem, runs)
-        return replace(joined, draws=mixture.draws if len(evidence.rows) else None)
+        return replace(
+            joined,
+            spread=np.where(seen.count > 0, joined.spread, known.spread),  # the mixture has a noise of its own
+            noise=min(joined.noise, noise),
+            draws=mixture.draws if len(evidence.rows) else None,
+        )
 
 
 def _evidence(seen: Measured) -> Evidence:
@@ -310,7 +319,7 @@ def _plausible(prior: Belief, evidence: Evidence) -> Callable[[], Array]:
         scores = np.stack([c.log_prior for c in cold])
         if len(evidence.rows):
             among = prior.bases.cross(evidence.rows, evidence.rows)
-            scores = scores + np.stack([log_evidence(c, among, evidence, evidence.centre)[0] for c in cold])
+            scores = scores + np.stack([f[0] for f in log_evidence(cold, among, evidence, evidence.centre)])
         result: Array = np.exp(logsumexp(scores, axis=0) - logsumexp(scores))
         return result
 

@@ -203,16 +203,19 @@ def additive(y: Array, bound: Array | None = None, sweeps: int = 100) -> tuple[A
     used = have | censored
     floor = np.where(censored, bound, 0.0)
     z = np.where(have, y, floor)
+    ran = used.any(axis=0)  # a catalogue has many more columns than an archive ran
+    z, used, censored, floor = z[:, ran], used[:, ran], censored[:, ran], floor[:, ran]
     rows, columns = used.sum(axis=1), used.sum(axis=0)
-    level, column = np.zeros(len(y)), np.zeros(y.shape[1])
+    level, mean = np.zeros(len(y)), np.zeros(z.shape[1])
     for _ in range(sweeps):
         before = level
-        column = np.where(columns > 0, (z - used * level[:, None]).sum(axis=0) / np.maximum(columns, 1), 0.0)
-        level = (z - used * column).sum(axis=1) / np.maximum(rows, 1)
+        mean = (z - used * level[:, None]).sum(axis=0) / columns
+        level = (z - used * mean).sum(axis=1) / np.maximum(rows, 1)
         if np.allclose(level, before, rtol=0, atol=1e-10):
             break
-        z = np.where(censored, np.maximum(floor, level[:, None] + column), z)
-    column = np.where(columns > 0, column, np.nan)
+        z = np.where(censored, np.maximum(floor, level[:, None] + mean), z)
+    column = np.full(y.shape[1], np.nan)
+    column[ran] = mean
     return level, column, y - level[:, None] - column
 
 
