@@ -12,8 +12,9 @@ from recommender.candidates import Configuration
 from recommender.errors import RecommenderError
 from recommender.models import configuration_rows, measured
 from recommender.models.archive import archived, kept
-from recommender.models.ernest import MINIMUM_POINTS, distinct_points
+from recommender.models.ernest import distinct_points
 from recommender.models.held_out import asked, held_out_regret, log_price
+from recommender.models.scaling import MINIMUM_POINTS
 from recommender.models.yardsticks import PriceOnly
 from recommender.pricing import BY_NAME, price_option
 from recommender.problem import Problem

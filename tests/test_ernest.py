@@ -18,14 +18,17 @@ from recommender.catalogue import TypeFilter
 from recommender.datasets import fetch_dataset
 from recommender.errors import InsufficientEvidenceError, UnknownNameError
 from recommender.models import EVIDENCE, Prediction
-from recommender.models.ernest import Ernest, Fit, features, fit
+from recommender.models.ernest import Ernest
 from recommender.models.points import Points, run_points
+from recommender.models.scaling import BASE, INTERACTION, QUADRATIC, SERIAL, TERMS, Fit, features, fit
 from recommender.problem import Problem, build_problem
 from recommender.runs import Runs
 from recommender.strategies import strategy
 
 THETA = (12.0, 900.0, 4.0, 0.8, 0.0)
-SERIAL = (12.0, 900.0, 4.0, 0.8, 6.0)
+WITH_SERIAL = (12.0, 900.0, 4.0, 0.8, 6.0)
+PAIRS = (12.0, 900.0, 4.0, 0.0, 0.0, 0.0, 1.5)
+TREE = (12.0, 900.0, 4.0, 0.8, 0.0, 9.0, 0.0)
 VCPUS = 4
 KNOWN_CPU = "Intel(R) Xeon(R) Platinum 8488C"
 UNKNOWN_CPU = "Imaginary RISC 9000"
@@ -33,9 +36,9 @@ UNKNOWN_CPU = "Imaginary RISC 9000"
 
 def seconds(theta: tuple[float, ...], scale: float, nodes: float) -> float:
     """The planted runtime on a cluster of VCPUS-core machines: the formula, written out."""
-    return (
-        theta[0] + theta[1] * scale / (nodes * VCPUS) + theta[2] * math.log(nodes) + theta[3] * nodes + theta[4] * scale
-    )
+    serial, tree, pairs = (*theta[BASE:], 0.0, 0.0, 0.0)[:3]
+    paper = theta[0] + theta[1] * scale / (nodes * VCPUS) + theta[2] * math.log(nodes) + theta[3] * nodes
+    return paper + serial * scale + tree * scale * math.log(nodes) + pairs * nodes**2
 
 
 def table(
@@ -95,10 +98,10 @@ def flagged(prediction: Prediction) -> bool:
 
 
 class TestPlantedCoefficients:
-    @pytest.mark.parametrize("theta", [THETA, SERIAL, (0.0, 500.0, 0.0, 0.0, 0.0), (30.0, 0.0, 0.0, 2.0, 0.0)])
+    @pytest.mark.parametrize("theta", [THETA, WITH_SERIAL, (0.0, 500.0, 0.0, 0.0, 0.0), (30.0, 0.0, 0.0, 2.0, 0.0)])
     def test_come_back_exactly_without_noise(self, theta: tuple[float, ...]) -> None:
-        found = fitted(table(theta), serial_term=True).theta
-        assert found == pytest.approx(theta, rel=1e-6, abs=1e-6)
+        found = fitted(table(theta), extra=(SERIAL,)).theta
+        assert found == pytest.approx((*theta, 0.0, 0.0), rel=1e-6, abs=1e-6)
         assert (found >= 0).all()
 
     @settings(max_examples=12, deadline=None)
@@ -149,9 +152,98 @@ class TestPlantedCoefficients:
         share = fitted(table(noise=0.03, seed=seed)).theta[4] * 4.0 / seconds(THETA, 4.0, 4)
         assert share < 0.06, "no more than the noise can feign"
 
-    def test_the_features_are_the_papers_and_the_serial_one(self) -> None:
+    def test_the_features_are_the_papers_and_the_further_ones(self) -> None:
         x = features(np.array([6.0]), np.array([3.0]), np.array([2.0]), np.array([3.0]))
-        assert x[0] == pytest.approx([1.0, 1.0, math.log(3.0), 3.0, 6.0])
+        assert x[0] == pytest.approx([1.0, 1.0, math.log(3.0), 3.0, 6.0, 6.0 * math.log(3.0), 9.0])
+        assert len(TERMS) == x.shape[1]
+
+
+def chosen(found: Fit) -> set[int]:
+    """Columns of the further terms that have a coefficient."""
+    return {int(k) for k in found.active if k >= BASE}
+
+
+class TestFurtherTerms:
+    NODES = (1, 2, 3, 4, 6, 8)
+
+    @pytest.mark.parametrize(("theta", "column"), [(PAIRS, QUADRATIC), (TREE, INTERACTION)])
+    def test_planted_ones_are_chosen_and_come_back(self, theta: tuple[float, ...], column: int) -> None:
+        found = fitted(table(theta, nodes=self.NODES))
+        assert chosen(found) == {column}
+        assert found.theta == pytest.approx((*theta, 0.0, 0.0)[:7], rel=1e-6, abs=1e-6)
+        for seed in range(4):
+            noisy = fitted(table(theta, nodes=self.NODES, noise=0.02, repeat=2, seed=seed))
+            assert column in chosen(noisy)
+            assert noisy.theta[column] == pytest.approx(theta[column], rel=0.25)
+
+    def test_a_serial_and_a_quadratic_one_are_found_together(self) -> None:
+        theta = (12.0, 900.0, 4.0, 0.0, 20.0, 0.0, 1.5)
+        found = fitted(table(theta, nodes=self.NODES, noise=0.01))
+        assert {SERIAL, QUADRATIC} <= chosen(found)
+        assert found.theta[[SERIAL, QUADRATIC]] == pytest.approx([20.0, 1.5], rel=0.1)
+
+    @pytest.mark.parametrize("theta", [PAIRS, TREE])
+    @pytest.mark.parametrize("seed", range(3))
+    def test_predict_far_larger_clusters_within_what_they_say(self, theta: tuple[float, ...], seed: int) -> None:
+        runs = table(theta, nodes=self.NODES, noise=0.03, repeat=3, seed=seed)
+        problem, prediction = believe(runs, scale=16.0, candidates=pool(nodes=(8, 16, 32, 64, 128)))
+        truth = np.log([seconds(theta, 16.0, n) for n in problem.configurations["node_count"]])
+        gap = np.abs(prediction.log_runtime - truth)
+        assert gap.max() < 0.4
+        assert (gap <= 2 * prediction.spread).all()
+        without = fitted(runs, extra=())
+        far = features(np.array([16.0]), np.array([128.0]), np.array([float(VCPUS)]), np.array([128.0]))
+        assert np.log(far @ without.theta)[0] < truth[-1] - 0.4, "the first four terms miss it by a third or more"
+
+    @pytest.mark.parametrize("theta", [THETA, (0.0, 500.0, 0.0, 0.0), (30.0, 900.0, 0.0, 0.0)])
+    def test_are_seldom_chosen_where_there_are_none_and_then_take_little(self, theta: tuple[float, ...]) -> None:
+        assert not chosen(fitted(table(theta)))
+        found, x = [], features(np.array([8.0]), np.array([8.0]), np.array([float(VCPUS)]), np.array([8.0]))
+        for seed in range(20):
+            one = fitted(table(theta, nodes=self.NODES, noise=0.03, repeat=3, seed=seed))
+            found.append(float((x[0] * one.theta)[BASE:].sum() / (x[0] @ one.theta)))
+        assert np.mean(np.array(found) > 0) <= 0.35
+        assert max(found) < 0.15, "no more than the noise can feign"
+
+    def test_one_that_was_feigned_by_noise_is_not_taken_at_its_word(self) -> None:
+        for seed in range(12):
+            runs = table(nodes=self.NODES, noise=0.03, repeat=3, seed=seed)
+            problem, prediction = believe(runs, scale=8.0, candidates=pool(nodes=(8, 16, 32)))
+            truth = np.log([seconds(THETA, 8.0, n) for n in problem.configurations["node_count"]])
+            assert (np.abs(prediction.log_runtime - truth) <= 2.5 * prediction.spread).all()
+
+    def test_few_points_never_get_them(self) -> None:
+        for seed in range(10):
+            five = table(PAIRS, scales=(1.0,), nodes=(1, 2, 4, 8, 16), noise=0.05, seed=seed)
+            assert not chosen(fitted(five)), "five points, and one scale"
+            four = table(TREE, scales=(1.0, 2.0), nodes=(1, 8), noise=0.05, seed=seed)
+            assert not chosen(fitted(four))
+            often = table(TREE, scales=(1.0, 2.0), nodes=(1, 8), noise=0.05, repeat=9, seed=seed)
+            assert not chosen(fitted(often)), "repetitions are no further points"
+
+    def test_need_what_tells_them_from_the_others(self) -> None:
+        for seed in range(10):
+            two = table(TREE, scales=(1.0, 2.0, 3.0, 4.0, 5.0), nodes=(1, 8), noise=0.05, seed=seed)
+            assert chosen(fitted(two)) <= {SERIAL}, "on two sizes of cluster s ln q is s - s/q"
+            three = table(PAIRS, nodes=(1, 4, 8), noise=0.05, seed=seed)
+            assert QUADRATIC not in chosen(fitted(three)), "on three sizes q² is made of 1, ln q and q"
+            same = table(PAIRS, scales=(2.0,), nodes=(1, 2, 3, 4, 6, 8, 12), noise=0.05, seed=seed)
+            assert chosen(fitted(same)) <= {QUADRATIC}, "one scale says nothing of s"
+
+    def test_pairs_are_of_machines_and_not_of_cores(self) -> None:
+        runs = table(PAIRS, nodes=self.NODES).rename(columns={"node_count": "vcpus"}).assign(node_count=1)
+        assert QUADRATIC not in chosen(fitted(runs.assign(instance_type="local")))
+
+    @pytest.mark.parametrize(("theta", "name"), [(PAIRS, TERMS[QUADRATIC]), (TREE, TERMS[INTERACTION])])
+    def test_terms_have_names_and_add_up_to_the_prediction(self, theta: tuple[float, ...], name: str) -> None:
+        problem, prediction = believe(table(theta, nodes=self.NODES), scale=16.0, candidates=pool(nodes=(64,)))
+        assert prediction.terms is not None
+        (i,) = range(len(problem.configurations))
+        terms = prediction.terms(i)
+        assert sum(terms.values()) == pytest.approx(math.exp(prediction.log_runtime[i]), rel=1e-9)
+        expected = theta[QUADRATIC] * 64.0**2 if theta is PAIRS else theta[INTERACTION] * 16.0 * math.log(64.0)
+        assert terms[name] == pytest.approx(expected, rel=1e-4)
+        assert name in prediction.binding(i)
 
 
 class TestRunsThatDidNotComplete:
@@ -211,7 +303,7 @@ class TestHowSure:
 
     @pytest.mark.parametrize("noise", [0.0, 0.05])
     def test_planted_data_are_no_misfit(self, noise: float) -> None:
-        assert not flagged(believe(table(SERIAL, noise=noise))[1])
+        assert not flagged(believe(table(WITH_SERIAL, noise=noise))[1])
 
     def test_a_saw_tooth_is_a_misfit(self) -> None:
         runs = table(nodes=(1, 2, 3, 4, 5, 6, 7, 8))

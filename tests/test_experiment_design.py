@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 
 from recommender.cli import app
 from recommender.errors import InfeasibleError, InputError, InsufficientEvidenceError
-from recommender.models.ernest import features, solve
+from recommender.models.scaling import BASE, features, solve
 from recommender.problem import Problem, build_problem
 from recommender.runs import Runs
 from recommender.search.experiment_design import a_optimal, chosen, parse_budget, plan
@@ -25,7 +25,7 @@ NODES, SCALES = (1, 2, 4, 8, 16), (0.1, 0.2, 0.4)
 
 def terms(scale: np.ndarray, nodes: np.ndarray) -> np.ndarray:
     """Ernest's four terms on machines of one vCPU."""
-    return features(scale, nodes, np.ones_like(nodes), nodes)[:, :4]
+    return features(scale, nodes, np.ones_like(nodes), nodes)[:, :BASE]
 
 
 def grid() -> tuple[np.ndarray, np.ndarray]:

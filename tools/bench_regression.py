@@ -20,7 +20,8 @@ from recommender.datasets import Dataset, fetch_dataset
 from recommender.models import MEASURED, PerformanceModel, measured
 from recommender.models.c3o import C3O
 from recommender.models.conformal import LEVEL, Conformal
-from recommender.models.ernest import Ernest, features, solve
+from recommender.models.ernest import Ernest
+from recommender.models.scaling import BASE, features, solve
 from recommender.models.yardsticks import ColumnMean
 from recommender.problem import build_problem
 from recommender.runs import Runs
@@ -72,7 +73,7 @@ def design(c3o: Dataset) -> str:
 
 def _designs(job: str, point: pd.DataFrame, usd_per_hour: float) -> list[tuple[object, ...]]:
     size, nodes, t = (point[c].to_numpy(float) for c in ("input.size_gib", "node_count", "runtime_s"))
-    x = features(size, nodes, np.ones_like(nodes), nodes)[:, :4]
+    x = features(size, nodes, np.ones_like(nodes), nodes)[:, :BASE]
     full = size == size.max()
     small = np.flatnonzero(~full)
     usd = t[small] * nodes[small] * usd_per_hour / 3600

@@ -2,7 +2,7 @@
 
 Notation
 --------
-s, m, c, q, v, θ   as in `recommender.models.ernest`; x(s, m, c, q) its terms      t  runtime in s, median of repetitions
+s, m, c, q, v, θ   as in `recommender.models.ernest`; x(s, m, c, q) its terms to θ4      t  runtime in s, median of repetitions
 z  what else describes a run: inputs, application parameters, family; logarithms where positive
 y = ln(t v)        e_i  ln(predicted/observed) of point i while it is left out      g  stochastic gradient boosting
 
@@ -34,18 +34,16 @@ from recommender.models.ernest import (
     CLUSTER_FAMILY_SPREAD,
     FAMILY_SPREAD,
     LOCAL_SPREAD,
-    MINIMUM_POINTS,
     MISFIT,
     UNKNOWN_CPU_SPREAD,
     UNRATED_SPREAD,
     UNSEEN_PARALLEL_SPREAD,
     extrapolations,
-    features,
     outside,
-    solve,
 )
 from recommender.models.memory import MemoryLimit
 from recommender.models.points import Evidence, proposals, relative_speed, run_points, target_points
+from recommender.models.scaling import BASE, MINIMUM_POINTS, SERIAL, features, solve
 from recommender.problem import Problem
 from recommender.runs import Runs
 
@@ -310,8 +308,8 @@ class Asked:
 def _table(at: tuple[Array, Array, Array, Array], z: Array, y: Array) -> Table:
     scale, machines, vcpus, units = at
     return Table(
-        work=features(scale, machines, vcpus, units),
-        parallel=features(np.ones_like(machines), machines, vcpus, units)[:, :4],
+        work=features(scale, machines, vcpus, units)[:, : SERIAL + 1],
+        parallel=features(np.ones_like(machines), machines, vcpus, units)[:, :BASE],
         size=np.log(np.stack([machines, vcpus], axis=1)),
         z=z,
         y=y,

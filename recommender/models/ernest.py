@@ -7,11 +7,11 @@ q   units that must coordinate: m for cluster runs; m·c when every run used one
 v   CoreMark per vCPU of the instance family over the median of the catalogue
 θ   coefficients, all ≥ 0               t  runtime in s
 
-    t = (θ0 + θ1 s/(m c) + θ2 ln q + θ3 q [+ θ4 s]) / v · exp(family effect)
+    t = (θ0 + θ1 s/(m c) + θ2 ln q + θ3 q [+ θ4 s] [+ θ5 s ln q] [+ θ6 q²]) / v · exp(family effect)
 
-The paper's model has one machine type and no θ4; it adds terms by cross-validation, as θ4 (work that does not divide)
-is here. Our choices: residuals are relative, because noise is multiplicative; types share one fit through v unless a
-type has runs enough for its own; a type's family effect is its shrunken mean residual.
+The fit and its terms in brackets are `recommender.models.scaling`. The paper's model has one machine type. Our choices:
+types share one fit through v unless a type has runs enough for its own; a type's family effect is its shrunken mean
+residual.
 """
 
 from __future__ import annotations
@@ -22,20 +22,16 @@ from dataclasses import dataclass, replace
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
-from scipy.optimize import nnls
-from scipy.special import ndtri, stdtrit
 
 from recommender.errors import InsufficientEvidenceError
 from recommender.models import ASSUMED, MODELLED, Array, Prediction, comparable, repetition_noise, with_measurements
 from recommender.models.memory import MemoryLimit
-from recommender.models.points import Points, proposals, relative_speed, run_points, target_points
+from recommender.models.points import Points, relative_speed, run_points, target_points
+from recommender.models.scaling import MINIMUM_POINTS, TERMS, Fit, features, fit
 from recommender.problem import Problem
 from recommender.runs import Runs
 
-TERMS = ("fixed time", "work that divides over vCPUs", "coordination", "coordination", "work that does not divide")
-MINIMUM_POINTS = 3
 OWN_FIT_POINTS = 6
-MOST_LEFT_OUT, FOLDS = 60, 10
 MISFIT = 0.2
 
 # Spread of ln(runtime) between instance families at equal vCPUs after CoreMark scaling. Measured within one generation:
@@ -53,121 +49,6 @@ UNSEEN_PARAMETERS_SPREAD = 1.0
 # (speed-up anywhere between none and perfect: ln 2 / sqrt 12). With 0.15, 80 % intervals of fits to the smaller half of
 # C3O hold 80 % (halves by size) and 89 % (by nodes) of the larger half's points (docs/benchmarks.md).
 PARALLEL_SPREAD, SCALE_SPREAD, UNSEEN_PARALLEL_SPREAD = 0.15, 0.15, float(np.log(2) / np.sqrt(12))
-
-
-@dataclass(frozen=True)
-class Fit:
-    """Fitted coefficients and what their residuals say."""
-
-    theta: Array
-    """(5,), θ4 = 0 unless cross-validation chose it."""
-    gram_inverse: Array
-    """Inverse of X̃ᵀX̃ over the active terms, X̃ = features / runtime; for the leverage of a prediction."""
-    active: npt.NDArray[np.intp]
-    key: npt.NDArray[np.intp]
-    """Distinct points, `Points.key`."""
-    held_out_log: Array
-    """ln(predicted/observed) of each distinct point when it is left out."""
-    spread: float
-    """Root mean square of `held_out_log`, small-sample corrected."""
-
-
-def features(scale: Array, machines: Array, vcpus: Array, units: Array) -> Array:
-    """Columns 1, s/(m c), ln q, q, s (Ernest eq. 1 and the optional serial term); shape (n, 5)."""
-    return np.stack([np.ones_like(scale), scale / (machines * vcpus), np.log(units), units, scale], axis=1)
-
-
-def solve(x: Array, t: Array) -> Array:
-    """Minimise Σ ((xθ − t)/t)² over θ ≥ 0, columns divided by their means as in the paper's code."""
-    size = x.mean(axis=0)
-    size[size == 0] = 1.0
-    a, b = x / size / t[:, None], np.ones_like(t)
-    if len(t) > 100:  # ‖Aθ − b‖ and ‖Rθ − Qᵀb‖ differ by a constant, and R is small
-        q, a = np.linalg.qr(a)
-        b = q.T @ b
-    theta, _ = nnls(a, b)
-    return np.asarray(theta / size)
-
-
-def fit(points: Points, *, serial_term: bool | None = None) -> Fit:
-    """Fit θ; a run stopped at its time limit counts as at least that long (imputed by the fit where that says more).
-
-    `serial_term` None: θ4 is used when leaving points out in turn says it helps by more than 2 % of the error.
-
-    Raises
-    ------
-    InsufficientEvidenceError
-        With fewer than three distinct points.
-    """
-    keys = np.unique(points.key)
-    done = np.unique(points.key[~points.censored])
-    if points.distinct < MINIMUM_POINTS:
-        raise InsufficientEvidenceError(
-            f"ernest needs completed runs at {MINIMUM_POINTS} distinct points at least (input scale x total vCPUs); "
-            f"found {points.distinct}; measure other scales or core counts, e.g. recommender profile --scales 0.1,0.2,0.4 --cores 1,2; {proposals(points)}"
-        )
-    x = features(points.scale, points.machines, points.vcpus, points.units)
-    t = points.runtime_s * points.speed
-    varied = len(np.unique(points.machines * points.vcpus)) > 1
-    choices = [serial_term] if serial_term is not None else [False, True] if varied and len(keys) > 4 else [False]
-    held = {choice: _leave_out(x[:, : 5 if choice else 4], t, points.censored, points.key, done) for choice in choices}
-    best = choices[0]
-    exact = np.mean(held[choices[0]] ** 2) < 1e-12  # nothing is left for a further term but rounding
-    if len(choices) == 2 and not exact and np.mean(held[True] ** 2) < 0.96 * np.mean(held[False] ** 2):
-        best = True
-    width = 5 if best else 4
-    theta = np.zeros(5)
-    theta[:width], full_t = _censored_solve(x[:, :width], t, points.censored)
-    active = np.flatnonzero(theta * x.mean(axis=0) > 1e-9 * full_t.mean())
-    scaled = x[:, active] / full_t[:, None]
-    gram = scaled.T @ scaled
-    dof = max(1, len(done) - len(active))
-    rms = float(np.sqrt(np.mean(held[best] ** 2)))
-    return Fit(
-        theta=theta,
-        gram_inverse=np.linalg.pinv(gram, hermitian=True) * len(t) / len(keys),
-        active=active,
-        key=done,
-        held_out_log=held[best],
-        spread=rms * float(stdtrit(dof, 0.9) / ndtri(0.9)),
-    )
-
-
-def _censored_solve(x: Array, t: Array, censored: npt.NDArray[np.bool_]) -> tuple[Array, Array]:
-    """θ and the runtimes used: censored ones raised to what the fit (first: of the others) predicts, until that settles."""
-    theta, used = solve(x[~censored], t[~censored]), t
-    for step in range(20 if censored.any() else 0):
-        new = np.where(censored, np.maximum(t, x @ theta), t)
-        if step and np.allclose(new, used, rtol=1e-6):
-            break
-        theta, used = solve(x, new), new
-    return theta, used
-
-
-def _leave_out(
-    x: Array, t: Array, censored: npt.NDArray[np.bool_], key: npt.NDArray[np.intp], done: npt.NDArray[np.intp]
-) -> Array:
-    """ln(predicted/observed) of each completed distinct point, its repetitions left out together.
-
-    One point at a time, or a tenth of them where there are more than MOST_LEFT_OUT.
-    """
-    fold = np.arange(len(done)) % (FOLDS if len(done) > MOST_LEFT_OUT else len(done))
-    fold_of_row = np.full(int(key.max()) + 1, -1)
-    fold_of_row[done] = fold
-    position = np.zeros(int(key.max()) + 1, dtype=np.intp)
-    position[done] = np.arange(len(done))
-    seen = np.flatnonzero(~censored)
-    at = position[key[seen]]
-    count = np.bincount(at, minlength=len(done))
-    observed = np.bincount(at, weights=np.log(t[seen]), minlength=len(done)) / count
-    row = np.zeros(len(done), dtype=np.intp)
-    row[at] = seen
-    errors = np.empty(len(done))
-    for f in np.unique(fold):
-        out = fold_of_row[key] == f
-        theta, _ = _censored_solve(x[~out], t[~out], censored[~out])
-        errors[fold == f] = np.log(np.maximum(x[row[fold == f]] @ theta, 1e-9)) - observed[fold == f]
-    return np.clip(errors, -3.0, 3.0)
 
 
 def distinct_points(problem: Problem, runs: Runs) -> tuple[int, str]:

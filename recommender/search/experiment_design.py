@@ -2,14 +2,15 @@
 
 Notation
 --------
-a_j  Ernest's terms of experiment j (scale s_j on m_j machines), divided by their means      c_j  its cost
+a_j  Ernest's first four terms of experiment j (scale s_j on m_j machines), divided by their means      c_j  its cost
 λ_j  in [0, 1], how much of experiment j is made                                             B    budget
 M0   Σ a aᵀ of what was measured already
 
     minimise tr (M0 + Σ λ_j a_j a_jᵀ)⁻¹   subject to   Σ λ_j c_j ≤ B,   Σ λ_j ≤ MOST_RUNS,   then make the experiments of λ_j > 0.3
 
 The problem is convex; d/dλ_j = −‖(M0 + Σ λ a aᵀ)⁻¹ a_j‖². The paper's cost is (s_j/s_min)/m_j; here it is USD or seconds
-as expected from the runs there are. The error left is the leverage of the full-scale run, as in `recommender.models.ernest`.
+as expected from the runs there are. The error left is the leverage of the full-scale run, over all terms of the
+fit, as in `recommender.models.ernest`.
 """
 
 from __future__ import annotations
@@ -26,8 +27,9 @@ from scipy.optimize import LinearConstraint, minimize
 from recommender.errors import InfeasibleError, InputError, InsufficientEvidenceError
 from recommender.inputs import scale_column
 from recommender.models import Array, repetition_noise
-from recommender.models.ernest import MINIMUM_POINTS, Ernest, features, fit, outside
+from recommender.models.ernest import Ernest, outside
 from recommender.models.points import Evidence, Points, run_points, target_points
+from recommender.models.scaling import BASE, MINIMUM_POINTS, features, fit
 from recommender.pricing import BY_NAME, price_option
 from recommender.problem import Problem
 from recommender.recommendation import NextRun
@@ -184,20 +186,20 @@ def plan(
     else:
         cost, budget = seconds, float(budget_s or 0.0)
     points = evidence.points
-    known = features(points.scale, points.machines, points.vcpus, points.units)[:, :4]
-    a = features(s, m, c, q)[:, :4]
+    known = features(points.scale, points.machines, points.vcpus, points.units)
+    a = features(s, m, c, q)
     made = _made(points, s, m, c)
     cost = np.where(made, np.inf, cost)
     _affordable(cost, budget, budget_usd is not None)
-    kept = chosen(a_optimal(a, cost, budget, known=known[~points.censored]), cost, budget)
+    kept = chosen(a_optimal(a[:, :BASE], cost, budget, known=known[~points.censored, :BASE]), cost, budget)
     order = kept[np.argsort(cost[kept], kind="stable")]
     full_t = _expected(problem, runs, evidence, column, float(full), rows, fitted)
     model = fit(points) if fitted else None
     noise = max(model.spread if model else 0.0, repetition_noise(runs))
-    terms = model.active[model.active < 4] if model else np.arange(4)
+    terms = model.active if model else np.arange(BASE)
     done = ~points.censored
     everything = [(known[done] / (points.runtime_s * points.speed)[done, None])[:, terms]]
-    asked = (features(*target)[:, :4] / full_t[:, None])[:, terms]
+    asked = (features(*target) / full_t[:, None])[:, terms]
     sizes = [points.scale[done]], [(points.machines * points.vcpus)[done]]
     before = _error(asked, everything, noise, sizes, target) if fitted else None
     everything.append((a[kept] / seconds[kept, None])[:, terms])
