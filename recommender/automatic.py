@@ -168,7 +168,8 @@ class Auto:
 
     def _regrets(self, problem: Problem, arms: tuple[str, ...], count: int) -> dict[str, tuple[float, ...]]:
         """ln regret of each arm on the same held-out workloads; an arm that cannot answer about them is left out."""
-        world = restricted(problem, archived(problem).columns)
+        ran = kept(problem, "what ran", lambda: restricted(problem, archived(problem).columns).candidates)
+        world = replace(problem, candidates=ran, search_budget_usd=None)
         found = {}
         for arm in arms:
             model = getattr(self.named(arm), "model", None)

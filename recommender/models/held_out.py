@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 import numpy.typing as npt
@@ -245,9 +246,8 @@ def held_out_regret(
     wanted = {every[i] for i in use}
     for part in folds(problem):
         out = pool.frame["workload"].isin(part.test.workload)
-        world = replace(
-            problem, archive=Runs(pool.frame[~out].reset_index(drop=True)), deadline_s=None, budget_usd=None
-        )
+        others = kept(problem, ("others", *sorted(set(part.test.workload))), partial(_rows, pool, ~out))
+        world = replace(problem, archive=others, deadline_s=None, budget_usd=None)
         for u, y in enumerate(part.test.y):
             if (part, u) not in wanted:
                 continue
@@ -271,6 +271,10 @@ def held_out_regret(
                 chosen = int(np.where(own & np.isfinite(mean), np.round(mean, 9), np.inf).argmin())
                 rows.append((part.test.workload[u], k, float(v[chosen] - v[own].min())))
     return pd.DataFrame(rows, columns=["workload", "fold_in_runs", "regret"])
+
+
+def _rows(runs: Runs, use: pd.Series) -> Runs:
+    return Runs(runs.frame[use].reset_index(drop=True))
 
 
 def column_mean() -> tuple[str, Fit]:

@@ -32,6 +32,7 @@ from scipy.special import logsumexp
 from recommender.candidates import Candidates
 from recommender.errors import InsufficientEvidenceError
 from recommender.models import MODELLED, TRANSFERRED, Array, Measured, Prediction, measured, with_measurements
+from recommender.models.archive import kept
 from recommender.models.completing import search_base
 from recommender.models.features import Features, features
 from recommender.models.laws import Laws, draw_laws
@@ -94,18 +95,19 @@ class Belief:
 
 
 def belief(problem: Problem) -> Belief:
-    """Build, or take from the last few built, what is believed about `problem`'s candidates given its archive."""
-    key = (problem.candidates, problem.archive)
-    for held, made in _BUILT:
-        if all(a is b for a, b in zip(held, key, strict=True)):
+    """Build, or take from those built, what is believed about `problem`'s candidates given its archive."""
+    if problem.archive is not None:
+        return kept(problem, "belief", lambda: _build(problem))
+    for candidates, made in _COLD:
+        if candidates is problem.candidates:
             return made
     made = _build(problem)
-    _BUILT.append((key, made))
-    del _BUILT[:-4]
+    _COLD.append((problem.candidates, made))
+    del _COLD[:-4]
     return made
 
 
-_BUILT: list[tuple[tuple[Candidates, Runs | None], Belief]] = []
+_COLD: list[tuple[Candidates, Belief]] = []
 
 
 def _build(problem: Problem) -> Belief:
