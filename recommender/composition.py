@@ -72,8 +72,7 @@ class ModelBased:
         runs = canonical(runs)
         now, changed = self.current(problem, runs)
         prediction = self.model.predict(problem, now)
-        if changed and changed not in prediction.warnings:
-            prediction = replace(prediction, warnings=(*prediction.warnings, changed))
+        prediction = replace(prediction, warnings=_with(prediction.warnings, changed))
         searches = self.acquisition is not None
         measure = self.design is not None and not searches
         answer = rank(problem, prediction, strategy=self.name, why=self.why, measure=measure, runs=now)
@@ -102,6 +101,13 @@ class ModelBased:
         best = None if isinstance(self.design, Uniform) else self.recommend(problem, runs)
         wanted = self.design.propose(problem, runs, rng, best)
         return None if over_budget(problem, runs, wanted) else wanted
+
+    def remarks(self, problem: Problem, runs: Runs) -> tuple[str, ...]:
+        """What the reader must know before following `suggest`: of the archive, of a change; () where no archive is asked."""
+        if not isinstance(self.design, References):
+            return ()
+        now, changed = self.current(problem, canonical(runs))
+        return _with(self.model.predict(problem, now).warnings, changed)
 
     def current(self, problem: Problem, runs: Runs) -> tuple[Runs, str]:
         """The runs of the workload as it now is, and how it changed in words: who asks for references adapts to a change.
@@ -145,6 +151,10 @@ class ModelBased:
             wanted = replace(wanted, saves_usd=float(scores.improvement[row]) * scores.incumbent)
         stopped = stopped or over_budget(problem, runs, wanted)
         return (None, stopped) if stopped else (wanted, "")
+
+
+def _with(warnings: tuple[str, ...], said: str) -> tuple[str, ...]:
+    return (*warnings, said) if said and said not in warnings else warnings
 
 
 def canonical(runs: Runs) -> Runs:
