@@ -46,7 +46,7 @@ SHOWN = 5
 """Workloads that a sentence names."""
 USUAL_S = (1.0, 86400.0)
 """Seconds between which an archive's median runtime is expected."""
-FAR = 2.0
+FAR = 3.0
 """Robust standard deviations of the levels that a workload must be off to be asked about its unit."""
 
 
@@ -273,14 +273,15 @@ def _units(looked: Archived) -> list[str]:
     if looked.workloads < FEWEST:
         return []
     off = level - np.median(level)
-    usual = FAR * float(np.median(np.abs(off))) / MAD
+    usual = float(np.median(np.abs(off))) / MAD
+    factor = float(np.exp(np.clip(FAR * usual, np.log(1.5), np.log(4.0))))  # a workload has a size of its own too
     found = {
         str(
             name
         ): f"{name} took {np.exp(abs(apart)):,.0f} x {'longer' if apart > 0 else 'less'} than the typical workload "
         f"(near {near})"
         for name, apart in zip(looked.workload, off, strict=True)
-        if abs(apart) > usual and (near := unit_near(float(apart), 1.5))
+        if abs(apart) > max(FAR * usual, np.log(10.0)) and (near := unit_near(float(apart), factor))
     }
     return [f"{said}: it is kept" for said in found.values()]
 

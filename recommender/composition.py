@@ -12,6 +12,7 @@ from typing import Protocol
 import numpy as np
 
 from recommender.candidates import Configuration
+from recommender.errors import InsufficientEvidenceError
 from recommender.models import PerformanceModel, Prediction, measured, nothing_known
 from recommender.models.completing import tried
 from recommender.models.drift import since_change
@@ -107,7 +108,11 @@ class ModelBased:
         if not isinstance(self.design, References):
             return ()
         now, changed = self.current(problem, canonical(runs))
-        return _with(self.model.predict(problem, now).warnings, changed)
+        try:
+            said = self.model.predict(problem, now).warnings
+        except InsufficientEvidenceError:  # references are asked for before anything can be believed
+            said = ()
+        return _with(said, changed)
 
     def current(self, problem: Problem, runs: Runs) -> tuple[Runs, str]:
         """The runs of the workload as it now is, and how it changed in words: who asks for references adapts to a change.
