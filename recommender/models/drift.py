@@ -57,7 +57,7 @@ def _unordered(problem: Problem, frame: pd.DataFrame) -> str:
         return ""
     missing = int(frame["started_at"].isna().sum())
     return (
-        f"the workload's own repetitions on {problem.candidates.configuration(int(apart.idxmax())).label} differ "
+        f"the workload's own repetitions on {problem.candidates.configuration(int(apart.index.to_numpy()[apart.to_numpy().argmax()])).label} differ "
         f"{np.exp(apart.max()):.1f} x, and {missing} of its {len(frame)} runs do not say when they started: add started_at so "
         "that a change can be seen; their mean may be of two different workloads"
     )

@@ -173,7 +173,7 @@ class Collaborative:
         elif judged.contexts:
             left = float(judged.regret[taught.name][min(k, max(COUNTS)) - 1])
             said.append(
-                f"on {judged.contexts} held-out workloads, {min(k, max(COUNTS))} run{'s' if k > 1 else ''} like these led to {np.expm1(left):.0%} over "
+                f"on {judged.contexts} held-out workloads, {f'{min(k, max(COUNTS))} runs like these' if k > 1 else '1 run like this'} led to {np.expm1(left):.0%} over "
                 "the best on average" + ("" if left < 0.1 else ": they do not settle the choice")
             )
         return tuple(said)
