@@ -17,7 +17,7 @@ import numpy.typing as npt
 import pandas as pd
 
 from recommender.errors import InputError, UnknownNameError, did_you_mean
-from recommender.models.archive import FEWEST, archived
+from recommender.models.archive import CONTRADICTION, FEWEST, MAD, Archived, archived, unit_near
 from recommender.problem import build_problem
 from recommender.runs import Runs, read_runs
 from recommender.table_files import locked, replace_table, write_table
@@ -38,6 +38,16 @@ SCHEMA = replace(
 )
 SAME = 3
 """Cells that two workloads must share, to the last digit, to be one workload under two names."""
+SAME_SHARE = 0.8
+"""Share of the cells both ran that must be the same for that."""
+AGREEING = float(np.log(2.0))
+"""Difference of ln(runtime) between repetitions from which on they are named."""
+SHOWN = 5
+"""Workloads that a sentence names."""
+USUAL_S = (1.0, 86400.0)
+"""Seconds between which an archive's median runtime is expected."""
+FAR = 3.0
+"""Robust standard deviations of the levels that a workload must be off to be asked about its unit."""
 
 
 def archives_path(path: str | Path | None = None) -> Path:
@@ -216,6 +226,7 @@ def check(archive: Archive) -> Report:
                 f"fewer than {FEWEST} workloads: other units and outliers cannot be told from real differences"
             )
         names = looked.cells.names[looked.cells.workload]
+        problems += [*_units(looked), *_usual(archive.runs), *_repetitions(archive.runs)]
     else:
         y, names = np.full((1, len(recorded)), np.nan), np.array([], dtype=object)
         problems.append("no run completed: nothing can be learnt from it")
@@ -237,7 +248,7 @@ def check(archive: Archive) -> Report:
 
 
 def _twins(y: npt.NDArray[np.float64], names: npt.NDArray[np.object_]) -> list[str]:
-    """Workloads that took the same time, to the last digit, wherever both ran."""
+    """Workloads that took the same time, to the last digit, nearly wherever both ran."""
     u, i = np.nonzero(np.isfinite(y))
     cells = pd.DataFrame({"u": u, "cell": [f"{c} {v:.12g}" for c, v in zip(i, y[u, i], strict=True)]})
     often = cells["cell"].map(cells["cell"].value_counts())
@@ -248,8 +259,52 @@ def _twins(y: npt.NDArray[np.float64], names: npt.NDArray[np.object_]) -> list[s
     found = []
     for (a, b), same in zip(pairs[shared >= SAME], shared[shared >= SAME], strict=True):
         common = int((np.isfinite(y[a]) & np.isfinite(y[b])).sum())
-        if same == common and names[a] != names[b]:
+        if same >= SAME_SHARE * common and names[a] != names[b]:
+            where = f"all {common}" if same == common else f"{same} of the {common}"
             found.append(
-                f"{names[a]} and {names[b]} took the same time on all {common} configurations both ran: one workload?"
+                f"{names[a]} and {names[b]} took the same time on {where} configurations both ran: one workload?"
             )
     return found
+
+
+def _units(looked: Archived) -> list[str]:
+    """Workloads whose level is off the others' by about the ratio of two units, and by more than levels differ here."""
+    level = looked.level
+    if looked.workloads < FEWEST:
+        return []
+    off = level - np.median(level)
+    usual = float(np.median(np.abs(off))) / MAD
+    factor = float(np.exp(np.clip(FAR * usual, np.log(1.5), np.log(4.0))))  # a workload has a size of its own too
+    found = {
+        str(
+            name
+        ): f"{name} took {np.exp(abs(apart)):,.0f} x {'longer' if apart > 0 else 'less'} than the typical workload "
+        f"(near {near})"
+        for name, apart in zip(looked.workload, off, strict=True)
+        if abs(apart) > max(FAR * usual, np.log(10.0)) and (near := unit_near(float(apart), factor))
+    }
+    return [f"{said}: it is kept" for said in found.values()]
+
+
+def _usual(runs: Runs) -> list[str]:
+    """An archive that is out of the range of jobs as a whole."""
+    median = float(runs.completed["runtime_s"].median())
+    if USUAL_S[0] <= median <= USUAL_S[1]:
+        return []
+    return [f"the median runtime is {median:,.3g} s: seconds are expected, was another unit noted throughout?"]
+
+
+def _repetitions(runs: Runs) -> list[str]:
+    """Workloads with repetitions that differ more than twofold, and not so much that they are left out."""
+    frame = runs.completed
+    keys = ["workload", "instance_type", "node_count", "vcpus", *runs.inputs, *runs.params]
+    log_t = pd.Series(np.log(frame["runtime_s"].to_numpy(float)), index=frame.index)
+    groups = log_t.groupby([frame[k] for k in keys], dropna=False)
+    apart = groups.max() - groups.min()
+    apart = apart[(apart > AGREEING) & (apart <= CONTRADICTION)]
+    if not len(apart):
+        return []
+    names = list(dict.fromkeys(map(str, apart.index.get_level_values(0))))
+    listed = ", ".join(names[:SHOWN]) + (f" and {len(names) - SHOWN} more" if len(names) > SHOWN else "")
+    how = f"differ up to {np.exp(apart.max()):.1f} x: their mean is used; is an input missing that tells them apart?"
+    return [f"{len(apart)} configurations of {listed} have repetitions that {how}"]

@@ -12,8 +12,10 @@ from typing import Protocol
 import numpy as np
 
 from recommender.candidates import Configuration
+from recommender.errors import InsufficientEvidenceError
 from recommender.models import PerformanceModel, Prediction, measured, nothing_known
 from recommender.models.completing import tried
+from recommender.models.drift import since_change
 from recommender.problem import Problem
 from recommender.ranking import rank
 from recommender.recommendation import NextRun, Recommendation
@@ -69,25 +71,28 @@ class ModelBased:
     def recommend(self, problem: Problem, runs: Runs) -> Recommendation:
         """Return the ranked answer; `next_run` is what `suggest` proposes, None for a strategy that measures nothing."""
         runs = canonical(runs)
-        prediction = self.model.predict(problem, runs)
+        now, changed = self.current(problem, runs)
+        prediction = self.model.predict(problem, now)
+        prediction = replace(prediction, warnings=_with(prediction.warnings, changed))
         searches = self.acquisition is not None
         measure = self.design is not None and not searches
-        answer = rank(problem, prediction, strategy=self.name, why=self.why, measure=measure, runs=runs)
+        answer = rank(problem, prediction, strategy=self.name, why=self.why, measure=measure, runs=now)
         if not searches:
             if isinstance(self.design, References):
-                answer = replace(answer, next_run=self.design.propose(problem, runs, problem.random(runs), answer))
+                answer = replace(answer, next_run=self.design.propose(problem, runs, problem.random(now), answer))
             ended = over_budget(problem, runs, answer.next_run)
             unweighed = f"the planned runs were not weighed: {self.name} does not search"
             notes = (*((unweighed,) if problem.runs_planned is not None else ()), *((ended,) if ended else ()))
             return replace(answer, next_run=None if ended else answer.next_run, warnings=(*answer.warnings, *notes))
-        found, stopped = self._search(problem, runs, prediction, problem.random(runs))
+        found, stopped = self._search(problem, runs, prediction, problem.random(now))
         notes = (f"nothing more is worth measuring: {stopped}",) if stopped else ()
-        promise = partial(guarantee, problem, runs, prediction, answer.rows[0])
+        promise = partial(guarantee, problem, now, prediction, answer.rows[0])
         return replace(answer, next_run=found, warnings=(*answer.warnings, *notes), promise=promise)
 
     def suggest(self, problem: Problem, runs: Runs, *, rng: np.random.Generator | None = None) -> Configuration | None:
         """Return what to measure next; randomness derives from (seed, number of runs) unless `rng` is given."""
-        runs, rng = canonical(runs), rng or problem.random(runs)
+        runs = canonical(runs)
+        rng = rng or problem.random(self.current(problem, runs)[0])
         if self.acquisition is not None:
             return self._search(problem, runs, None, rng)[0]
         if self.design is None:
@@ -98,27 +103,49 @@ class ModelBased:
         wanted = self.design.propose(problem, runs, rng, best)
         return None if over_budget(problem, runs, wanted) else wanted
 
+    def remarks(self, problem: Problem, runs: Runs) -> tuple[str, ...]:
+        """What the reader must know before following `suggest`: of the archive, of a change; () where no archive is asked."""
+        if not isinstance(self.design, References):
+            return ()
+        now, changed = self.current(problem, canonical(runs))
+        try:
+            said = self.model.predict(problem, now).warnings
+        except InsufficientEvidenceError:  # references are asked for before anything can be believed
+            said = ()
+        return _with(said, changed)
+
+    def current(self, problem: Problem, runs: Runs) -> tuple[Runs, str]:
+        """The runs of the workload as it now is, and how it changed in words: who asks for references adapts to a change.
+
+        What was measured before is evidence of another workload: no belief, incumbent or count may rest on it. It was paid
+        for all the same, so a search budget counts all runs.
+        """
+        if not isinstance(self.design, References):
+            return runs, ""
+        now, said = since_change(problem, runs)
+        return canonical(now), said
+
     def _search(
         self, problem: Problem, runs: Runs, prediction: Prediction | None, rng: np.random.Generator
     ) -> tuple[NextRun | None, str]:
         """The design's next configuration; else the best by the acquisition; or None and why the search stops."""
-        stop = rule_of(problem, self.stop)
+        stop, (now, _) = rule_of(problem, self.stop), self.current(problem, runs)
         start = self.design.propose(problem, runs, rng, None) if self.design is not None else None
         if start is not None:
-            stopped = stop.reason(problem, runs, nothing_known(problem), unscored(problem), row_of(problem, start))
+            stopped = stop.reason(problem, now, nothing_known(problem), unscored(problem), row_of(problem, start))
             stopped = stopped or over_budget(problem, runs, start)
             return (None, stopped) if stopped else (NextRun(**{"why": "a start of the search", **vars(start)}), "")
-        prediction = prediction or self.model.predict(problem, runs)
+        prediction = prediction or self.model.predict(problem, now)
         believed = prediction.mixture is not None or np.isfinite(prediction.log_runtime).any()
         if self.acquisition is None or not believed:
             return None, ""
-        scores = self.acquisition.scores(problem, runs, prediction, self.model)
-        open_ = ~tried(measured(problem, runs)) & (prediction.excluded == 0) & ~np.isnan(scores.score)
+        scores = self.acquisition.scores(problem, now, prediction, self.model)
+        open_ = ~tried(measured(problem, now)) & (prediction.excluded == 0) & ~np.isnan(scores.score)
         rows = np.flatnonzero(open_)
         if not len(rows):
             return None, ""
         row = int(rows[np.lexsort((rows, prediction.log_runtime[rows], -scores.score[rows]))[0]])
-        stopped = stop.reason(problem, runs, prediction, scores, row)
+        stopped = stop.reason(problem, now, prediction, scores, row)
         planned = problem.runs_planned
         favour = (
             WorthIt(planned).favour(problem, prediction, scores, row) if planned is not None and not stopped else ""
@@ -129,6 +156,10 @@ class ModelBased:
             wanted = replace(wanted, saves_usd=float(scores.improvement[row]) * scores.incumbent)
         stopped = stopped or over_budget(problem, runs, wanted)
         return (None, stopped) if stopped else (wanted, "")
+
+
+def _with(warnings: tuple[str, ...], said: str) -> tuple[str, ...]:
+    return (*warnings, said) if said and said not in warnings else warnings
 
 
 def canonical(runs: Runs) -> Runs:

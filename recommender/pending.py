@@ -33,7 +33,8 @@ def with_pending(problem: Problem, runs: Runs, pending: Sequence[NextRun]) -> Ru
         return runs
     seen = measured(problem, runs).log_runtime
     lie_s = float(np.exp(np.nanmax(seen))) if np.isfinite(seen).any() else None
-    rows = []
+    # Runs that all say when they started are put in order: pending ones come last.
+    started, rows = runs.frame["started_at"], []
     for run in pending:
         believed_s = run.expected_runtime_s or lie_s
         rows.append(
@@ -44,6 +45,11 @@ def with_pending(problem: Problem, runs: Runs, pending: Sequence[NextRun]) -> Ru
                 # Where nothing was ever measured, the configuration counts as tried and nothing else.
                 "runtime_s": believed_s or TRIED_S,
                 "status": "completed" if believed_s else "failed",
+                **(
+                    {"started_at": started.max() + pd.Timedelta(seconds=1)}
+                    if len(started) and started.notna().all()
+                    else {}
+                ),
                 **problem.inputs,
                 **run.params,
             }

@@ -106,6 +106,43 @@ class TestChecking:
         assert "w004 and w004-copy" in said
         assert "cells of w002" in said
 
+    def test_asks_about_a_workload_that_is_off_by_the_ratio_of_two_units(self, store: Path, tmp_path: Path) -> None:
+        frame = planted(workloads=20)
+        # Levels a factor of about 1.3 apart: sixtyfold is no size, and not enough to be left out.
+        spread = frame.groupby("workload")["runtime_s"].transform("median") ** 0.75
+        frame["runtime_s"] /= spread / spread.median()
+        typical = frame.groupby("workload")["runtime_s"].median().sort_values().index[10]
+        assert self.report(store, tmp_path, frame)[0] == ""
+        minutes = frame["runtime_s"].where(frame["workload"] != typical, frame["runtime_s"] / 60)
+        archive = Archives().add(
+            "minutes", saved(tmp_path / "m.parquet", frame.assign(runtime_s=minutes)), licence="MIT"
+        )
+        (said,) = check(archive).problems
+        assert said.startswith(typical)
+        assert "near 60: minutes" in said
+        assert "it is kept" in said
+
+    @pytest.mark.parametrize(("factor", "said"), [(1000.0, "the median runtime is"), (1e-3, "the median runtime is")])
+    def test_asks_about_an_archive_that_is_in_another_unit_as_a_whole(
+        self, store: Path, tmp_path: Path, factor: float, said: str
+    ) -> None:
+        frame = planted(workloads=20)
+        assert said in self.report(store, tmp_path, frame.assign(runtime_s=frame["runtime_s"] * factor))[0]
+
+    def test_names_workloads_whose_repetitions_differ(self, store: Path, tmp_path: Path) -> None:
+        frame = planted(workloads=20)
+        same = frame["workload"] == "w003"
+        again = pd.concat([frame, frame[same].assign(runtime_s=frame["runtime_s"] * 5)], ignore_index=True)
+        said, _ = self.report(store, tmp_path, again)
+        assert f"{len(POOL)} configurations of w003 have repetitions that differ up to 5.0 x" in said
+
+    def test_knows_a_copy_of_which_a_run_was_corrected(self, store: Path, tmp_path: Path) -> None:
+        frame = planted(workloads=20)
+        twin = frame[frame["workload"] == "w004"].assign(workload="w004-copy").reset_index(drop=True)
+        twin.loc[0, "runtime_s"] *= 1.01
+        said, _ = self.report(store, tmp_path, pd.concat([frame, twin], ignore_index=True))
+        assert f"w004 and w004-copy took the same time on {len(POOL) - 1} of the {len(POOL)}" in said
+
     def test_counts_what_is_missing(self, store: Path, tmp_path: Path) -> None:
         frame = planted(workloads=20).iloc[::2]
         found = check(Archives().add("jobs", saved(tmp_path / "runs.csv", frame)))
@@ -146,6 +183,16 @@ class TestTheCommandLine:
         assert "reference 1 of 2" in by_name
         self.run("archive", "export", "jobs", str(tmp_path / "out.parquet"))
         assert self.run("suggest", *asked, "--archive", str(tmp_path / "out.parquet"), "--format", "json") == by_name
+
+    def test_suggest_says_what_recommend_would_warn_of(self, store: Path, tmp_path: Path) -> None:
+        frame = planted(workloads=20)
+        path = saved(tmp_path / "one.csv", frame[frame["workload"] == "w001"])
+        POOL.to_csv(tmp_path / "pool.csv", index=False)
+        asked = ("--candidates", str(tmp_path / "pool.csv"), "--strategy", "selecta", "--workload", "new")
+        done = CliRunner().invoke(app, ["suggest", *asked, "--archive", str(path), "--format", "json"])
+        assert done.exit_code == 0, done.output
+        assert "note: the archive holds 1 workload:" in done.stderr
+        assert {r["why"].split(": ")[1] for r in json.loads(done.stdout)[:2]} == {"the archive's best on average"}
 
     def test_without_archives_says_how_to_make_one(self, store: Path) -> None:
         done = CliRunner().invoke(app, ["archive", "list"])

@@ -11,6 +11,7 @@ from recommender.errors import InputError, InsufficientEvidenceError, UnknownNam
 from recommender.pricing import BY_NAME, Usage
 from recommender.problem import Problem, build_problem
 from recommender.recommendation import Recommendation
+from recommender.report.tables import as_text
 from recommender.repricing import changed_prices, reprice, told_apart
 from recommender.runs import Runs
 from recommender.strategies import strategy
@@ -143,3 +144,12 @@ def test_what_one_more_run_is_worth_is_its_expected_improvement_times_the_planne
     assert 0 < worth["saves_usd_per_run"] < 0.10
     assert worth["saves_usd"] == pytest.approx(1000.0 * worth["saves_usd_per_run"])
     assert "takes" in answer.to_dict()["explanation"]["binding"]
+
+
+@pytest.mark.parametrize(("saves_usd", "said"), [(0.01, True), (1e-9, False), (0.0, False)])
+def test_a_saving_that_is_nothing_beside_the_runs_cost_is_not_named(saves_usd: float, said: bool) -> None:
+    problem, runs = build_problem(RUNS.head(1), candidates=POOL)
+    answer = strategy("prior").recommend(problem, runs)
+    assert answer.next_run is not None
+    worth = replace(answer, next_run=replace(answer.next_run, saves_usd=saves_usd))
+    assert ("expected to save" in as_text(worth)) == said

@@ -308,6 +308,32 @@ class TestBadArchives:
         assert "left out" in said
         assert "left out" not in quiet
 
+    @pytest.mark.parametrize("name", ["selecta", "neighbours", "quasar", "paris"])
+    def test_a_workload_that_is_left_out_changes_nothing_though_its_runs_failed(
+        self, frame: pd.DataFrame, mine: pd.DataFrame, name: str
+    ) -> None:
+        good = self.others(frame).reset_index(drop=True)
+        bad, rng = good["workload"] == "w008", np.random.default_rng(0)
+        failed = rng.random(len(good)) < np.where(bad, 0.5, 0.1)
+        good["status"] = np.where(failed, "failed", "completed")
+        poisoned = good.assign(runtime_s=good["runtime_s"].where(~bad, good["runtime_s"] * 1000))
+        with_, without = (strategy(name).recommend(*ask(f, mine)) for f in (poisoned, good[~bad]))
+        assert [replace(r, reason="") for r in with_.rows] == [replace(r, reason="") for r in without.rows]
+        assert [r.reason for r in with_.rows] == [r.reason for r in without.rows]
+        assert with_.next_run == without.next_run
+        assert any("w008" in w for w in with_.warnings)
+
+    @pytest.mark.parametrize(("ratio", "near"), [(60, "near 60: minutes"), (1 / 1000, "near 1,000: milliseconds")])
+    def test_a_whole_archive_in_another_unit_is_asked_about(self, ratio: float, near: str) -> None:
+        frame = planted(workloads=20)
+        typical = frame.groupby("workload")["runtime_s"].median().sort_values().index[10]
+        others, mine = frame[frame["workload"] != typical], some(frame, typical, [2, 11]).assign(workload="new")
+        quiet = self.answer(others, mine)[1]
+        said = self.answer(others.assign(runtime_s=others["runtime_s"] / ratio), mine)[1]
+        assert near in said
+        assert "not noted in seconds" in said
+        assert "not noted in seconds" not in quiet
+
     def test_a_workload_half_of_whose_runs_are_in_other_units_too(
         self, frame: pd.DataFrame, mine: pd.DataFrame
     ) -> None:
@@ -390,6 +416,39 @@ class TestARecurringWorkload:
         wanted = strategy("selecta").suggest(problem, runs)
         assert wanted is not None
         assert "reference 2 of 2" in wanted.why
+
+    @pytest.mark.parametrize("name", ["selecta", "selecta+ei", "neighbours+ei", "quasar+ei", "paris+ei"])
+    def test_that_changed_is_answered_as_if_its_new_runs_were_all_there_are(self, name: str) -> None:
+        frame = planted(workloads=12)
+        problem, runs = self.timed(frame, [1.0, 1.0, 1.0, 3.0, 3.0])
+        alone = Runs(runs.frame.iloc[3:].reset_index(drop=True))
+        told, fresh = (strategy(name).recommend(problem, r) for r in (runs, alone))
+        assert any("the workload changed" in w for w in told.warnings)
+        assert told.rows == fresh.rows
+        assert told.next_run == fresh.next_run
+        assert told.explanation == fresh.explanation
+        assert strategy(name).suggest(problem, runs) == strategy(name).suggest(problem, alone)
+
+    def test_whose_references_are_due_again_is_asked_for_those_it_was_measured_on_before(self) -> None:
+        problem, runs = self.timed(planted(), [1.0, 1.0, 1.0, 3.0])
+        said = next(w for w in selecta().predict(problem, runs).warnings if "the workload changed" in w)
+        before = {problem.candidates.configuration(i).label for i in (11, 17)}
+        assert all(label in said for label in before)
+        listed = batch(strategy("selecta"), problem, runs, 4)
+        assert listed[0].label in before
+        assert "measured before the workload changed" in listed[0].why
+        assert (POOL.loc[2, "instance_type"], POOL.loc[2, "node_count"]) not in {
+            (run.instance_type, run.node_count) for run in listed
+        }
+
+    def test_whose_repetitions_differ_without_a_start_time_is_told_to_add_it(self) -> None:
+        problem, runs = self.timed(planted(), [1.0, 1.0, 1.0, 3.0])
+        blind = Runs.from_frame(runs.frame.drop(columns="started_at"))
+        (said,) = [w for w in strategy("selecta+ei").recommend(problem, blind).warnings if "add started_at" in w]
+        assert "3.0 x" in said
+        same = self.timed(planted(), [1.0, 1.0, 1.0, 1.1])[1]
+        blind = Runs.from_frame(same.frame.drop(columns="started_at"))
+        assert not any("started_at" in w for w in selecta().predict(problem, blind).warnings)
 
 
 def test_lumos_is_answered_without_its_application_and_reproducibly(mirror: Path) -> None:

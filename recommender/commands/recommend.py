@@ -86,10 +86,14 @@ def suggest(
         return
     from recommender.pending import batch
     from recommender.report.tables import suggestions_as_csv, suggestions_as_text
+    from recommender.strategies import ModelBased
     from recommender.strategies import strategy as named
 
     problem, runs = asked.build()
-    next_runs = batch(named(strategy), problem, runs, count)
+    chosen = named(strategy)
+    next_runs = batch(chosen, problem, runs, count)
+    for said in chosen.remarks(problem, runs) if isinstance(chosen, ModelBased) else ():
+        typer.echo(f"note: {said}", err=True)
     if form is Format.JSON:
         typer.echo(json.dumps([run.to_dict() for run in next_runs], indent=2))
     else:

@@ -16,6 +16,7 @@ from __future__ import annotations
 import weakref
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import TypeVar, cast
 
 import numpy as np
@@ -36,6 +37,10 @@ ROBUST_Z = 4.5
 """A workload is left out when its level is this many robust standard deviations off the median level."""
 FEWEST = 5
 """Workloads from which on one of them can be called unusual."""
+UNITS = {60.0: "minutes", 1000.0: "milliseconds", 3600.0: "hours"}
+"""Ratio of runtimes -> the unit that was noted for seconds, or seconds for it."""
+APART = 30.0
+"""Ratio of a workload's runtimes to the archive's typical ones from which on another unit is asked about."""
 MAD = 0.6745
 """Median absolute deviation of a standard normal."""
 
@@ -114,7 +119,7 @@ class Archived:
     application: npt.NDArray[np.object_]
     counters: Counters
     cells: ArchiveCells
-    """Everything, what was left out included."""
+    """Everything, but that `completed` and `runs` count no run that was left out."""
     warnings: tuple[str, ...]
     """What was left out, and why."""
 
@@ -122,6 +127,19 @@ class Archived:
     def workloads(self) -> int:
         """Different workloads."""
         return len(set(self.workload))
+
+    def other_unit(self, y: Array) -> str:
+        """That y (columns,), NaN unmeasured, is out of all proportion to the archive, in words; '' where it is not."""
+        apart = float(np.nanmean(y - self.column) - np.median(self.level))
+        if abs(apart) <= np.log(APART):
+            return ""
+        near = unit_near(apart, 3.0)
+        return (
+            f"the workload's own runs take {np.exp(abs(apart)):,.0f} x {'longer' if apart > 0 else 'shorter'} than the archive's "
+            f"typical workload{f' (near {near})' if near else ''}: unless it is so much "
+            f"{'larger' if apart > 0 else 'smaller'}, one of the two is not noted in seconds, and what is not in seconds is "
+            "priced wrongly"
+        )
 
     def part(self, contexts: npt.NDArray[np.intp]) -> Archived:
         """The archive without all other contexts."""
@@ -143,6 +161,12 @@ class Archived:
         )
 
 
+def unit_near(apart: float, factor: float) -> str:
+    """The unit ratio within `factor` of exp(|apart|), and its unit; '' for none."""
+    ratio = min(UNITS, key=lambda r: abs(abs(apart) - np.log(r)))
+    return f"{ratio:,.0f}: {UNITS[ratio]} for seconds?" if abs(abs(apart) - np.log(ratio)) <= np.log(factor) else ""
+
+
 def archived(problem: Problem) -> Archived:
     """The believable part of a problem's archive, contexts in sorted order; computed once.
 
@@ -156,12 +180,14 @@ def archived(problem: Problem) -> Archived:
 
 
 def _look_through(problem: Problem, cells: ArchiveCells) -> Archived:
+    out = np.zeros(cells.log_runtime.shape, dtype=bool)
     columns = np.flatnonzero((np.isfinite(cells.log_runtime) | np.isfinite(cells.bound)).any(axis=0))
     y, bound, said = cells.log_runtime[:, columns], cells.bound[:, columns], list[str]()
     names = cells.names[cells.workload]
     twice = _contradictions(problem, cells, columns)
     if twice.any():
         y[twice] = np.nan
+        out[:, columns] |= twice
         said.append(
             f"{int(twice.sum())} configurations of {_list(names[twice.any(axis=1)])} have repetitions in the archive that "
             "differ more than tenfold: they are left out"
@@ -177,6 +203,7 @@ def _look_through(problem: Problem, cells: ArchiveCells) -> Archived:
             "unit noted?)"
         )
         keep &= ~odd
+        out[odd] = True
     if not keep.any():
         raise InsufficientEvidenceError(f"nothing believable is left of the archive: {'; '.join(said)}")
     part = y[keep]
@@ -188,6 +215,7 @@ def _look_through(problem: Problem, cells: ArchiveCells) -> Archived:
             f"{int(far.sum())} cells of {_list(names[keep][far.any(axis=1)])} are left out: more than tenfold off what their "
             "workload and configuration take otherwise"
         )
+        out[np.ix_(keep, columns)] |= far
         part = np.where(far, np.nan, part)
         rest = np.isfinite(part).any(axis=1)
         keep[np.flatnonzero(keep)[~rest]] = False
@@ -209,13 +237,31 @@ def _look_through(problem: Problem, cells: ArchiveCells) -> Archived:
         workload=names[keep],
         application=cells.application[keep],
         counters=_counters(problem, cells, place, columns),
-        cells=cells,
+        cells=_without(problem, cells, out) if out.any() else cells,
         warnings=tuple(said),
     )
 
 
+def _without(problem: Problem, cells: ArchiveCells, out: npt.NDArray[np.bool_]) -> ArchiveCells:
+    """The cells with no run of the cells `out` counted: what is not believed says nothing of completing either."""
+    frame, row, context = _contexts(problem, cells)
+    frame, row = frame[~out[context, row]], row[~out[context, row]]
+    n, done = len(cells.runs), (frame["status"] == "completed").to_numpy()
+    count = partial(np.bincount, minlength=n)
+    return replace(cells, completed=count(row[done]).astype(float), runs=count(row).astype(float))
+
+
+def _completed(
+    problem: Problem, cells: ArchiveCells
+) -> tuple[pd.DataFrame, npt.NDArray[np.intp], npt.NDArray[np.intp]]:
+    """Completed runs of candidates, their configurations and contexts."""
+    frame, row, context = _contexts(problem, cells)
+    done = (frame["status"] == "completed").to_numpy()
+    return frame[done], row[done], context[done]
+
+
 def _contexts(problem: Problem, cells: ArchiveCells) -> tuple[pd.DataFrame, npt.NDArray[np.intp], npt.NDArray[np.intp]]:
-    """Completed runs of candidates, their configurations and their contexts as `archive_cells` numbers them."""
+    """Runs of candidates, their configurations and their contexts as `archive_cells` numbers them."""
     assert problem.archive is not None
     frame = problem.archive.frame
     row = configuration_rows(problem, frame)
@@ -223,12 +269,11 @@ def _contexts(problem: Problem, cells: ArchiveCells) -> tuple[pd.DataFrame, npt.
     context = frame.groupby(["workload", *problem.archive.inputs], dropna=False, sort=True).ngroup().to_numpy()
     if int(context.max()) + 1 != len(cells.workload):
         context = pd.factorize(frame["workload"].to_numpy(object), sort=True)[0]
-    done = (frame["status"] == "completed").to_numpy()
-    return frame[done], row[done], np.asarray(context[done], dtype=np.intp)
+    return frame, row, np.asarray(context, dtype=np.intp)
 
 
 def _contradictions(problem: Problem, cells: ArchiveCells, columns: npt.NDArray[np.intp]) -> npt.NDArray[np.bool_]:
-    frame, row, context = _contexts(problem, cells)
+    frame, row, context = _completed(problem, cells)
     row, shape = np.searchsorted(columns, row), (len(cells.workload), len(columns))
     low, high = np.full(shape, np.inf), np.full(shape, -np.inf)
     log_t = np.log(frame["runtime_s"].to_numpy(float))
@@ -261,7 +306,7 @@ def _counters(
     problem: Problem, cells: ArchiveCells, place: npt.NDArray[np.intp], columns: npt.NDArray[np.intp]
 ) -> Counters:
     n = len(columns)
-    frame, row, context = _contexts(problem, cells)
+    frame, row, context = _completed(problem, cells)
     use = (place[context] >= 0) & np.isin(row, columns)
     frame, row, context = frame[use], np.searchsorted(columns, row[use]), place[context[use]]
     names = tuple(sorted(c for c in map(str, frame) if c.startswith("metric.") and frame[c].notna().any()))

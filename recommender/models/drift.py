@@ -17,19 +17,23 @@ from recommender.runs import Runs
 
 CHANGE = 4.0
 """Standard deviations from which on a run does not belong with those before it."""
+DIFFERS = float(np.log(2.0))
+"""Difference of ln(runtime) of repetitions from which on they are called different where no order can tell why."""
+NAMED = 5
+"""Configurations that a sentence names."""
 
 
 def since_change(problem: Problem, runs: Runs) -> tuple[Runs, str]:
     """The runs since the workload last changed, and what happened in words; all of them and '' where nothing did.
 
-    Only runs that all say when they started can be put in order.
+    Only runs that all say when they started can be put in order; where repetitions of others differ, that is said.
     """
     frame = runs.frame
     if len(frame) < 2 or frame["started_at"].isna().any():
-        return runs, ""
+        return runs, _unordered(problem, frame)
     frame = frame.iloc[np.argsort(frame["started_at"].to_numpy(), kind="stable")].reset_index(drop=True)
     row, log_t = _whole(problem, frame), np.log(frame["runtime_s"].to_numpy(float))
-    start, said = 0, ""
+    start, at = 0, 0.0
     for t in np.flatnonzero(row >= 0):
         before = np.arange(start, t)[row[start:t] >= 0]
         same = before[row[before] == row[t]]
@@ -37,8 +41,26 @@ def since_change(problem: Problem, runs: Runs) -> tuple[Runs, str]:
             continue
         apart = float(log_t[t] - log_t[same].mean())
         if abs(apart) > CHANGE * _noise(row[before], log_t[before]) * np.sqrt(1.0 + 1.0 / len(same)):
-            start, said = int(t), _sentence(problem, frame.iloc[t], int(row[t]), apart)
-    return (Runs(frame.iloc[start:].reset_index(drop=True)), said) if said else (runs, "")
+            start, at = int(t), apart
+    if not start:
+        return runs, ""
+    earlier = [i for i in dict.fromkeys(map(int, row[:start])) if i >= 0 and i not in row[start:]]
+    said = _sentence(problem, frame.iloc[start], int(row[start]), at, earlier)
+    return Runs(frame.iloc[start:].reset_index(drop=True)), said
+
+
+def _unordered(problem: Problem, frame: pd.DataFrame) -> str:
+    """That a change cannot be seen though repetitions differ as after one; '' where they agree."""
+    row, log_t = _whole(problem, frame), np.log(frame["runtime_s"].to_numpy(float))
+    apart = pd.Series(log_t[row >= 0]).groupby(row[row >= 0]).agg(np.ptp)
+    if not len(apart) or apart.max() <= DIFFERS:
+        return ""
+    missing = int(frame["started_at"].isna().sum())
+    return (
+        f"the workload's own repetitions on {problem.candidates.configuration(int(apart.index.to_numpy()[apart.to_numpy().argmax()])).label} differ "
+        f"{np.exp(apart.max()):.1f} x, and {missing} of its {len(frame)} runs do not say when they started: add started_at so "
+        "that a change can be seen; their mean may be of two different workloads"
+    )
 
 
 def _noise(row: npt.NDArray[np.intp], log_t: Array) -> float:
@@ -59,11 +81,17 @@ def _whole(problem: Problem, frame: pd.DataFrame) -> npt.NDArray[np.intp]:
     return np.where(whole, row, -1)
 
 
-def _sentence(problem: Problem, run: pd.Series, row: int, apart: float) -> str:
+def _sentence(problem: Problem, run: pd.Series, row: int, apart: float, earlier: list[int]) -> str:
+    label = {i: problem.candidates.configuration(i).label for i in (row, *earlier[:NAMED])}
+    more = f" and {len(earlier) - NAMED} more" if len(earlier) > NAMED else ""
     times = f"{np.exp(abs(apart)):.1f} x {'longer' if apart > 0 else 'shorter'}"
     return (
         f"the workload changed: its run of {run['started_at']:%Y-%m-%d %H:%M} on "
-        f"{problem.candidates.configuration(row).label} took {times} than those before it (its input "
-        f"{'grew' if apart > 0 else 'shrank'}?); runs before it are left out, and the reference configurations should be run "
-        "again"
+        f"{label[row]} took {times} than those before it (its input "
+        f"{'grew' if apart > 0 else 'shrank'}?); runs before it are left out"
+        + (
+            f", and its reference configurations should be run again: {', '.join(label[i] for i in earlier[:NAMED])}{more}"
+            if earlier
+            else ""
+        )
     )

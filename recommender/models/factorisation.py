@@ -98,6 +98,7 @@ class Collaborative:
         y = np.where(seen.count > 0, seen.log_runtime, np.nan)[a.columns]
         x = self._counters(problem, runs, a)
         k = int(np.isfinite(y).sum())
+        unit = a.other_unit(y) if k else ""
         mean, spread = taught.folded.fold_in(y, x)
         stopped = np.where(np.isnan(y), seen.censored_log[a.columns], -np.inf)
         for c in np.flatnonzero(np.isfinite(stopped) & np.isfinite(mean)):
@@ -123,7 +124,7 @@ class Collaborative:
             completing=a.cells.completing,
             excluded=memory.excluded,
             reasons=memory.reasons,
-            warnings=(*self._warnings(problem, runs, taught, k), *((changed,) if changed else ())),
+            warnings=(*self._warnings(problem, runs, taught, k), *(said for said in (unit, changed) if said)),
             binding=lambda i: remark + memory.remark(i),
         )
         return with_measurements(prediction, problem, runs)
@@ -172,7 +173,7 @@ class Collaborative:
         elif judged.contexts:
             left = float(judged.regret[taught.name][min(k, max(COUNTS)) - 1])
             said.append(
-                f"on {judged.contexts} held-out workloads, {min(k, max(COUNTS))} runs like these led to {np.expm1(left):.0%} over "
+                f"on {judged.contexts} held-out workloads, {f'{min(k, max(COUNTS))} runs like these' if k > 1 else '1 run like this'} led to {np.expm1(left):.0%} over "
                 "the best on average" + ("" if left < 0.1 else ": they do not settle the choice")
             )
         return tuple(said)

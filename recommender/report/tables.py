@@ -25,6 +25,9 @@ HEADINGS = (
     "price",
 )
 
+NOTHING = 1e-6
+"""Share of a run's cost below which a saving is none."""
+
 
 def as_json(answer: Recommendation) -> str:
     """Return the JSON contract's text, indented, with a final newline."""
@@ -101,7 +104,10 @@ def _explained(answer: Recommendation) -> list[str]:
 def _worth(answer: Recommendation) -> str:
     """What the next run is expected to save, where that is known."""
     worth = answer.next_run_worth
-    if worth is None or worth["saves_usd_per_run"] is None:
+    if worth is None or worth["saves_usd_per_run"] is None or answer.next_run is None:
+        return ""
+    cost = answer.next_run.expected_cost_usd
+    if cost is not None and worth["saves_usd_per_run"] < NOTHING * cost:
         return ""
     total = ""
     if worth["saves_usd"] is not None:

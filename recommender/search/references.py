@@ -10,7 +10,7 @@ from recommender.models import measured
 from recommender.models.archive import archived
 from recommender.models.completing import tried
 from recommender.models.drift import since_change
-from recommender.models.held_out import next_reference
+from recommender.models.held_out import folds, next_reference
 from recommender.models.memory import MemoryLimit
 from recommender.problem import Problem
 from recommender.recommendation import NextRun, Recommendation
@@ -22,7 +22,8 @@ from recommender.search.acquisition import run_cost_usd
 class References:
     """Measure the configurations by which held-out workloads of the archive were best judged, then what is recommended.
 
-    Chosen greedily, each given those already measured, so a reference that failed is replaced by the next best.
+    Chosen greedily, each given those already measured, so a reference that failed is replaced by the next best. After a
+    change of the workload those measured before it come first: what they took then is known.
     """
 
     count: int = 2
@@ -38,13 +39,17 @@ class References:
         InsufficientEvidenceError
             Without an archive of runs on the candidates.
         """
+        before = measured(problem, runs).count > 0
         runs, _ = since_change(problem, runs)
         seen, a = measured(problem, runs), archived(problem)
         have = a.columns[seen.count[a.columns] > 0]
         if len(have) >= min(self.count, len(a.columns)):
             return best.next_run if best else None
         open_ = ~tried(seen) & (MemoryLimit.of(problem, runs).excluded == 0)
-        row = next_reference(problem, tuple(int(i) for i in have), open_)
+        chosen = tuple(int(i) for i in have)
+        row = next_reference(problem, chosen, open_ & before)  # none without a change: those measured are not open
+        again = row is not None
+        row = row if again else next_reference(problem, chosen, open_)
         if row is None:
             return best.next_run if best else None
         level = float(
@@ -55,8 +60,15 @@ class References:
         expected = np.full(len(problem.configurations), np.nan)
         expected[a.columns] = a.column + level
         cost = run_cost_usd(problem, expected)[row]
+        why = (
+            "it was measured before the workload changed"
+            if again
+            else "with it the archive's held-out workloads were judged best"
+            if folds(problem)
+            else "the archive's best on average"
+        )
         return NextRun(
-            why=f"reference {len(have) + 1} of {self.count}: with it the archive's held-out workloads were judged best",
+            why=f"reference {len(have) + 1} of {self.count}: {why}",
             expected_runtime_s=float(np.exp(expected[row])),
             expected_cost_usd=float(cost) if np.isfinite(cost) else None,
             **vars(problem.candidates.configuration(row)),
