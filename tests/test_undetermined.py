@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import pytest
 
-from recommender.models import EVIDENCE, PerformanceModel, Prediction
+from recommender.models import EVIDENCE, PerformanceModel, Prediction, nothing_known, with_measurements
 from recommender.models.c3o import C3O
 from recommender.models.ernest import UNSEEN_SCALE_SPREAD, UNTOLD_SPREAD, Ernest
 from recommender.models.points import run_points, target_points
@@ -104,3 +105,35 @@ class TestAnOutlier:
         frame.loc[5, "runtime_s"] *= factor
         assert any(w.startswith("outlier") for w in model.predict(problem, Runs(frame)).warnings)
         assert not any(w.startswith("outlier") for w in model.predict(problem, runs).warnings)
+
+
+class TestAMeasurementFarFromTheModel:
+    @staticmethod
+    def join(measured_s: list[float], spread: float = 0.2) -> tuple[Prediction, Prediction]:
+        """Of one box expected to take 100 s: what the model says, and that joined with runs of it."""
+        runs = pd.DataFrame(
+            {"workload": "w", "instance_type": "box", "node_count": 1, "runtime_s": measured_s, "input.scale": 1.0}
+        )
+        pool = pd.DataFrame({"instance_type": ["box"], "node_count": [1], "usd_per_hour": [0.2], "vcpus": [VCPUS]})
+        problem, mine = build_problem(runs, candidates=pool, inputs={"scale": 1.0})
+        said = replace(nothing_known(problem), log_runtime=np.log([100.0]), spread=np.array([spread]))
+        return said, with_measurements(said, problem, mine)
+
+    def test_widens_its_mean_by_their_distance_in_standard_deviations(self) -> None:
+        _, near = self.join([100.0])
+        said, far = self.join([10_000.0])
+        distance2 = (far.log_runtime[0] - said.log_runtime[0]) ** 2
+        assert distance2 == pytest.approx(math.log(100) ** 2, rel=0.2)
+        ratio2 = math.log(100) ** 2 / (said.spread[0] ** 2 - 0.05**2 + 0.05**2)
+        of_mean = [p.spread[0] ** 2 - p.noise**2 for p in (near, far)]
+        assert of_mean[1] == pytest.approx(of_mean[0] * ratio2)
+        assert far.spread[0] > 1.0
+
+    def test_is_named_with_both_figures(self) -> None:
+        (said,) = self.join([10_000.0])[1].warnings
+        assert said.startswith("contradiction: box x1 measured 2 h 47 min, expected 1 min 40 s")
+        assert "run it again" in said
+
+    @pytest.mark.parametrize(("measured_s", "spread"), [(120.0, 0.2), (250.0, 0.1), (1000.0, 1.0)])
+    def test_is_not_one_within_three_deviations_or_threefold(self, measured_s: float, spread: float) -> None:
+        assert self.join([measured_s], spread)[1].warnings == ()
