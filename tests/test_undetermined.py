@@ -39,7 +39,7 @@ def unknown(points: list[tuple[float, int]], *, scale: float) -> list[bool]:
     """Of 1, 2, 4 and 8 nodes, whether the runs leave the runtime undetermined."""
     problem, runs = ask(points, scale=scale)
     evidence = run_points(problem, runs, [])
-    return list(undetermined(evidence.points, target_points(problem, problem.configurations, evidence)))
+    return list(undetermined(evidence.points.completed_at, target_points(problem, problem.configurations, evidence)))
 
 
 def holds(prediction: Prediction, truth: list[float]) -> bool:

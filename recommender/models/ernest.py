@@ -27,7 +27,7 @@ from recommender.errors import InsufficientEvidenceError
 from recommender.models import ASSUMED, MODELLED, Array, Prediction, comparable, repetition_noise, with_measurements
 from recommender.models.memory import MemoryLimit
 from recommender.models.points import Points, proposals, relative_speed, run_points, target_points
-from recommender.models.scaling import MINIMUM_POINTS, TERMS, Fit, features, fit, undetermined
+from recommender.models.scaling import MINIMUM_POINTS, TERMS, At, Fit, features, fit, undetermined
 from recommender.problem import Problem
 from recommender.runs import Runs
 
@@ -183,7 +183,9 @@ def _believe(problem: Problem, configurations: pd.DataFrame, runs: Runs, warning
         work = shape[here] @ own.theta
         seconds[here], spread[here] = work / relative[here], _fit_spread(own, shape[here], work, noise)
         coefficients[here], effect_sd[here] = own.theta, 0.0
-        untold[here] = untold_spread(mine, tuple(v[here] for v in target), own.extra)
+        untold[here] = untold_spread(
+            mine, (target[0][here], target[1][here], target[2][here], target[3][here]), own.extra
+        )
         held_out |= dict(zip(own.key, own.held_out_log, strict=True))
     borrowed = problem.catalogue.rated["borrowed"].reindex(family).to_numpy(object)
     unrated = pd.isna(borrowed)
@@ -306,12 +308,12 @@ def outside(known: Array, scales: Array, target: tuple[Array, Array, Array, Arra
     return np.asarray(np.hypot(parallel, of_scale), dtype=np.float64)
 
 
-def never_scaled(points: Points, target: tuple[Array, ...]) -> npt.NDArray[np.bool_]:
+def never_scaled(points: Points, target: At) -> npt.NDArray[np.bool_]:
     """Whether a scale is asked about that no run had, and all runs had the same."""
     return np.asarray((len(np.unique(points.scale)) == 1) & ~np.isclose(target[0], points.scale[0], rtol=1e-9))
 
 
-def untold_spread(points: Points, target: tuple[Array, ...], extra: Sequence[int] = ()) -> Array:
+def untold_spread(points: Points, target: At, extra: Sequence[int] = ()) -> Array:
     """Further spread where the runs do not tell apart the terms that the answer depends on; else 0.
 
     The fit puts all of the time in one of those terms. If work that divides, w = s/(m c), is another of them, then ln t may be
@@ -323,7 +325,7 @@ def untold_spread(points: Points, target: tuple[Array, ...], extra: Sequence[int
         low, high = np.log(work[work > 0].min()), np.log(work.max())
     away = np.nan_to_num(np.maximum(0.0, np.maximum(asked - high, low - asked)), posinf=0.0)
     spread = np.hypot(UNTOLD_SPREAD, away / np.sqrt(3))
-    return np.asarray(np.where(undetermined(points, target, extra), spread, 0.0), dtype=np.float64)
+    return np.asarray(np.where(undetermined(points.completed_at, target, extra), spread, 0.0), dtype=np.float64)
 
 
 def never_told_apart(points: Points, untold: Array) -> list[str]:

@@ -51,6 +51,9 @@ ALIKE, INVOLVED, ASKED = 1e-3, 0.1, 0.01
 """Of what the runs do not tell apart: its singular value relative to the largest at most, the part that terms with the scale
 have in it at least, and the part of what is asked that lies in it at least."""
 
+At = tuple[Array, Array, Array, Array]
+"""(s, m, c, q) of runs or of candidates."""
+
 
 @dataclass(frozen=True)
 class Fit:
@@ -108,20 +111,17 @@ def candidate_terms(points: Points) -> list[int]:
     return [k for k, can in enough.items() if can]
 
 
-def undetermined(
-    points: Points, target: tuple[Array, Array, Array, Array], extra: Sequence[int] = ()
-) -> npt.NDArray[np.bool_]:
+def undetermined(known: At, target: At, extra: Sequence[int] = ()) -> npt.NDArray[np.bool_]:
     """Whether completed runs that varied in scale and parallelism leave the runtime asked about undetermined, (targets,).
 
     That is where x has a part in the null space of X, columns divided by their norm: θ can move there and the runs fit as
     well. Null vectors without scale in them are no matter of this rule: they say that 1, ln q and q were not told apart,
     because few numbers of machines were run.
     """
-    done = ~points.censored
-    if len(np.unique(points.scale[done])) < 2 or len(np.unique((points.machines * points.vcpus)[done])) < 2:
+    if len(np.unique(known[0])) < 2 or len(np.unique(known[1] * known[2])) < 2:
         return np.zeros(len(target[0]), dtype=bool)
     columns = [*range(BASE), *extra]
-    x = features(points.scale[done], points.machines[done], points.vcpus[done], points.units[done])[:, columns]
+    x = features(*known)[:, columns]
     x = np.unique(x, axis=0)
     size = np.linalg.norm(x, axis=0)
     size[size == 0] = 1.0
