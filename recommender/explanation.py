@@ -246,8 +246,11 @@ def _changes(
     if row is not None and best is not None:
         said.extend(_against(problem, row, best))
     if prediction.evidence[i] != MEASURED and np.isfinite(prediction.spread[i]):
-        now, then = _interval(float(prediction.spread[i])), _interval(np.sqrt(2.0) * max(prediction.noise, 1e-3))
-        said.append(f"measuring {name} once would narrow its 80 % interval from {now} to about {then}")
+        now, then = float(prediction.spread[i]), float(np.sqrt(2.0) * max(prediction.noise, 1e-3))
+        if then < now:
+            said.append(
+                f"measuring {name} once would narrow its 80 % interval from {_interval(now)} to about {_interval(then)}"
+            )
     if supports:
         s, change = supports[0], supports[0].change
         if change is None:

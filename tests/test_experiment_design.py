@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -16,8 +17,9 @@ from recommender.cli import app
 from recommender.errors import InfeasibleError, InputError, InsufficientEvidenceError
 from recommender.models.scaling import BASE, features, solve
 from recommender.problem import Problem, build_problem
+from recommender.report.designs import design_as_text
 from recommender.runs import Runs
-from recommender.search.experiment_design import a_optimal, chosen, parse_budget, plan
+from recommender.search.experiment_design import _error, a_optimal, chosen, parse_budget, plan
 
 THETA = np.array([10.0, 400.0, 2.0, 1.0])
 NODES, SCALES = (1, 2, 4, 8, 16), (0.1, 0.2, 0.4)
@@ -162,6 +164,22 @@ class TestThePlan:
         points = {(e.inputs["input.scale"], e.node_count) for e in found.experiments}
         assert len({s for s, _ in points}) > 1
         assert len({m for _, m in points}) > 1, "collinear runs would determine nothing"
+
+    def test_runs_whose_scale_and_nodes_varied_together_determine_no_error(self) -> None:
+        problem, runs = ask(runs_frame([(0.01 * m, m) for m in NODES], noise=0.02))
+        found = plan(problem, runs, budget_s=3000.0)
+        assert found.error_before is None
+        assert found.error_after is not None
+        assert found.error_after < 1.0
+        assert "now not determined" in design_as_text(found)
+
+    def test_a_budget_that_does_not_determine_the_model_says_so(self) -> None:
+        problem, runs = ask(runs_frame([(0.01 * m, m) for m in NODES], noise=0.02))
+        same = plan(problem, runs, budget_s=3000.0)
+        assert "not determined after these runs" in design_as_text(replace(same, error_after=None))
+        m = np.array(NODES, dtype=float)
+        one, s = np.ones_like(m), 0.01 * m
+        assert _error(terms(one, m), [terms(s, m)], 0.05, (s, m, one, m), (one, m, one, m)) is None
 
     def test_what_was_run_is_not_proposed_again(self) -> None:
         problem, runs = ask(runs_frame([(1 / 32, n) for n in NODES] + [(1 / 16, n) for n in NODES]))

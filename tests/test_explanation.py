@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from typer.testing import CliRunner
 
 from recommender.cli import app
 from recommender.errors import InputError, UnknownNameError
-from recommender.explanation import Explanation, explain
+from recommender.explanation import Explanation, _changes, explain
 from recommender.models.ernest import Ernest
 from recommender.problem import Problem, build_problem
 from recommender.runs import Runs
@@ -113,6 +114,16 @@ def test_what_would_change_the_answer_names_the_first_and_the_gap() -> None:
     first = about(nodes=best.node_count)
     assert any("it is what is recommended" in c for c in first.changes)
     assert any("measuring box x" in c for c in first.changes)
+
+
+def test_measuring_is_offered_only_where_it_would_narrow_the_interval() -> None:
+    problem, runs = ask()
+    said = Ernest().predict(problem, runs)
+    i = int(np.flatnonzero(problem.configurations["node_count"] == 16)[0])
+    for factor, offered in ((2.0, True), (1.0, False), (0.9, False)):
+        same = replace(said, spread=np.full(len(said.spread), factor * math.sqrt(2.0) * said.noise))
+        sentences = _changes(problem, same, i, None, "", None, ())
+        assert any("would narrow" in s for s in sentences) == offered
 
 
 def test_an_excluded_candidate_says_why() -> None:

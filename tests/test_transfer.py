@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,7 +13,8 @@ import pytest
 from strategy_contract import StrategyContract
 
 from recommender.errors import InsufficientEvidenceError
-from recommender.models import measured
+from recommender.models import EVIDENCE, measured
+from recommender.models.fold_in import UNKNOWN_SHAPE
 from recommender.models.transfer import (
     LEVEL_VARIANCE,
     PRIOR_DOF,
@@ -214,6 +217,17 @@ class TestBadTables:
         assert any("outside the hardware" in w for w in found.warnings)
         assert (np.abs(found.log_runtime - truth(frame, problem)) < 2.5 * found.spread).all()
 
+    def test_an_archive_of_one_configuration_is_an_error_that_says_so(self) -> None:
+        frame = planted(sizes=(4.0,))
+        one = frame[(frame["instance_type"] == "t2") & (frame["node_count"] == 1)]
+        with pytest.raises(InsufficientEvidenceError, match="all of one of each"):
+            Transfer().predict(*ask(one, own(one, 1)))
+
+    def test_one_workload_as_source_widens_by_an_assumed_spread_between_workloads(self) -> None:
+        frame = planted(2)
+        found = Transfer().predict(*ask(frame, own(frame, 4), inputs={"size_gib": 4.0}))
+        assert found.spread[found.evidence != EVIDENCE.index("measured")].min() >= UNKNOWN_SHAPE
+
     def test_an_input_beyond_all_that_was_measured_widens_and_is_flagged(self) -> None:
         frame = planted()
         inside, beyond = (
@@ -222,3 +236,9 @@ class TestBadTables:
         assert beyond.spread.min() > max(1.0, float(np.median(inside.spread)))
         assert any("lies outside what was measured" in w for w in beyond.warnings)
         assert not any("lies outside" in w for w in inside.warnings)
+
+
+def test_the_benchmark_says_less_than_once_where_a_source_never_pays(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(Path(__file__).parents[1] / "tools"))
+    text = importlib.import_module("bench_transfer").factor_text
+    assert [text(f) for f in (0.0, 1.0, 2.5)] == ["< 1 x", "1.0 x", "2.5 x"]

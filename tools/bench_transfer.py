@@ -88,6 +88,11 @@ def needed(mape: pd.Series, goal: float) -> float:
     return float(good.index[good][0]) if good.any() else np.inf
 
 
+def factor_text(factor: float) -> str:
+    """How many times fewer samples; 0 stands for not by MOST, so for fewer than once."""
+    return f"{factor:.1f} x" if factor >= 1 else "< 1 x"
+
+
 def markdown(found: pd.DataFrame) -> str:
     """Errors by k, then samples needed."""
     lines = [
@@ -110,7 +115,7 @@ def markdown(found: pd.DataFrame) -> str:
             factors[s].append(MOST / k)
             cells.append(f"{k:g}: {MOST / k:.1f} x" if np.isfinite(k) else "not by 20")
         lines.append(f"| {target} | {goal:.1%} | " + " | ".join(cells) + " |")
-    lines.append("| median | | " + " | ".join(f"{np.median(factors[s]):.1f} x" for s in SOURCES) + " |")
+    lines.append("| median | | " + " | ".join(factor_text(float(np.median(factors[s]))) for s in SOURCES) + " |")
     covered = found.dropna(subset="covered").groupby("model")["covered"].mean()
     lines += [
         "",

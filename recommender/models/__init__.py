@@ -19,6 +19,7 @@ from recommender.candidates import comparable as comparable
 from recommender.inputs import scale_column
 from recommender.problem import Problem
 from recommender.runs import Runs
+from recommender.units import format_duration
 
 if TYPE_CHECKING:
     from recommender.models.mixture import Mixture
@@ -34,6 +35,9 @@ MEASURED, MODELLED, TRANSFERRED, ASSUMED = (np.int8(i) for i in range(4))
 # degrees of freedom against those they hold. The public C3O runs (5 repetitions of 930 points) give 0.03 to 0.08
 # pooled per job; the weight is less than their agreement would give it, because other machines may be noisier.
 NOISE_PRIOR, NOISE_PRIOR_DOF = 0.05, 2.0
+CONTRADICTS, CONTRADICTION_FACTOR, MOST_NAMED = 3.0, 3.0, 3
+"""A measurement contradicts the model from so many standard deviations on, if it is so many times off as well; and how
+many configurations are named. Searching models are often off by more than their spread, seldom threefold."""
 
 
 @dataclass(frozen=True)
@@ -207,7 +211,9 @@ def with_measurements(prediction: Prediction, problem: Problem, runs: Runs) -> P
 
     Mean and variance are the product of two normals: the model's (its spread less the noise of one run) and that of
     the mean of k runs, noise²/k; the noise is then widened to the normal that has the 10th and 90th percentile of a Student
-    t with its degrees of freedom. A run that was stopped makes the configuration at least that slow. A configuration of
+    t with its degrees of freedom. Where the two contradict each other (d > CONTRADICTS, d² = (their difference)²/(sum of
+    their variances)), one of them is wrong and which is not known: the variance of the mean is multiplied by d² (Birge 1932),
+    and the configuration is named in a warning. A run that was stopped makes the configuration at least that slow. A configuration of
     which runs were lost and none completed since is excluded; where any were lost, P(completing) is
     (survived + 1)/(survived + lost + 1).
     """
@@ -223,7 +229,11 @@ def with_measurements(prediction: Prediction, problem: Problem, runs: Runs) -> P
         prediction.log_runtime,
     )
     wide2 = noise2 * float(stdtrit(seen.noise_dof, 0.9) / ndtri(0.9)) ** 2
-    variance = np.where(has, np.where(know, weight, 1.0) * wide2 / np.maximum(k, 1), model2) + wide2
+    apart = np.where(has & know, seen.log_runtime - prediction.log_runtime, 0.0)
+    ratio = np.abs(apart) / np.sqrt(model2 + noise2 / np.maximum(k, 1))  # Birge's, of two values
+    wrong = (ratio > CONTRADICTS) & (np.abs(apart) > np.log(CONTRADICTION_FACTOR))
+    joined2 = np.where(know, weight, 1.0) * wide2 / np.maximum(k, 1) * np.where(wrong, ratio**2, 1.0)
+    variance = np.where(has, joined2, model2) + wide2
     mean = np.where(np.isfinite(seen.censored_log), np.fmax(mean, seen.censored_log), mean)
     bad = ~has & (seen.survived == 0) & (seen.lost > 0)
     code = np.int16(len(prediction.reasons) + 1)
@@ -247,7 +257,7 @@ def with_measurements(prediction: Prediction, problem: Problem, runs: Runs) -> P
         ),
         reasons=(*prediction.reasons, ("failed", sentence)) if bad.any() else prediction.reasons,
         preference=prediction.preference,
-        warnings=prediction.warnings,
+        warnings=(*prediction.warnings, *_contradictions(problem, apart, seen.log_runtime, wrong)),
         binding=prediction.binding,
         terms=prediction.terms,
         noise=float(np.sqrt(wide2)),
@@ -255,6 +265,23 @@ def with_measurements(prediction: Prediction, problem: Problem, runs: Runs) -> P
         mixture=prediction.mixture,
         kept=prediction.kept,
     )
+
+
+def _contradictions(
+    problem: Problem, apart: Array, measured_log: Array, wrong: npt.NDArray[np.bool_]
+) -> tuple[str, ...]:
+    """Name the configurations that measurement and model contradict each other on, the farthest first."""
+    rows = np.flatnonzero(wrong)
+    if not len(rows):
+        return ()
+    rows = rows[np.argsort(-np.abs(apart[rows]), kind="stable")]
+    named = [
+        f"{problem.configurations['instance_type'].iloc[i]} x{problem.configurations['node_count'].iloc[i]} measured "
+        f"{format_duration(float(np.exp(measured_log[i])))}, expected {format_duration(float(np.exp(measured_log[i] - apart[i])))}"
+        for i in rows[:MOST_NAMED]
+    ]
+    more = f" and {len(rows) - MOST_NAMED} more" if len(rows) > MOST_NAMED else ""
+    return (f"contradiction: {'; '.join(named)}{more}: one of the two is wrong, so the spread is wider; run it again",)
 
 
 def nothing_known(problem: Problem) -> Prediction:

@@ -39,7 +39,11 @@ from recommender.models.ernest import (
     UNRATED_SPREAD,
     UNSEEN_PARALLEL_SPREAD,
     extrapolations,
+    never_scaled,
+    never_told_apart,
+    outliers,
     outside,
+    untold_spread,
 )
 from recommender.models.memory import MemoryLimit
 from recommender.models.points import Evidence, proposals, relative_speed, run_points, target_points
@@ -51,8 +55,6 @@ MOST_LEFT_OUT, FOLDS = 20, 10
 """Points left out one at a time; of more, a tenth at a time."""
 BOOSTED_POINTS, MOST_POINTS = 10, 2000
 """Fewest points that are boosted, and most that are fitted: of more, every k-th."""
-OUTLIER = float(np.log(3.0))
-"""|e| from which a point is named as an outlier."""
 RIDGE, SWEEPS = 0.1, 20
 """Weight of the prior b ~ 0 per standardised column, and sweeps of the alternating fit of `factored`."""
 
@@ -205,22 +207,19 @@ class C3O:
         beyond = np.hypot(outside(points.machines * points.vcpus, points.scale, target), asked.further)
         alone = (target[1] > 1) & (not cluster)  # nothing says that the program can use more than one machine
         beyond = np.where(alone, np.hypot(beyond, UNSEEN_PARALLEL_SPREAD * np.log2(target[1])), beyond)
-        warnings.extend(extrapolations(points, target))
+        untold = untold_spread(points, target)
+        beyond = np.hypot(beyond, untold)
+        warnings.extend(extrapolations(points, target) + never_told_apart(points, untold))
         error = float(np.mean(np.abs(np.expm1(choice.error))))
         if error > MISFIT:
             warnings.append(
                 f"misfit: held-out runs are predicted with {error:.0%} mean error by the best of {len(choice.errors)} models "
                 f"({choice.name}), so measure the configuration you intend to use"
             )
-        far = int((np.abs(choice.error) > OUTLIER).sum())
-        if far:
-            warnings.append(
-                f"outlier: {far} of {len(choice.error)} points are {np.exp(OUTLIER):.0f} x or more from what the others say of "
-                f"them (the farthest {np.exp(np.abs(choice.error).max()):.0f} x); the spread is wider for all, so check them"
-            )
+        warnings.extend(outliers(choice.error))
         own = max(choice.spread, repetition_noise(runs))
         log_t = choice.believer(asked.table) - np.log(relative_speed(problem, table_c["family"]))
-        known = seen & ~alone & ~asked.assumed
+        known = seen & ~alone & ~asked.assumed & (untold == 0) & ~never_scaled(points, target)
         said = f"by {choice.name}: {error:.1%} mean error on {len(choice.error)} points left out in turn"
         prediction = Prediction(
             log_runtime=log_t,

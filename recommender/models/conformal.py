@@ -89,7 +89,10 @@ class Conformal:
         prediction = self.model.predict(problem, runs)
         found = calibrate(self.model, problem, runs, self.level)
         if not found.groups:
-            return prediction
+            nothing = (
+                "nothing to calibrate on: intervals are the model's own (--archive FILE with runs of other workloads)"
+            )
+            return replace(prediction, warnings=(*prediction.warnings, nothing))
         factor = np.where(prediction.evidence == MEASURED, 1.0, found.factor)
         said = (
             f"intervals are scaled by {found.factor:.2g}: of {found.scores} runs of {found.groups} other workloads left out in "

@@ -16,7 +16,7 @@ residual.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -26,13 +26,15 @@ import pandas as pd
 from recommender.errors import InsufficientEvidenceError
 from recommender.models import ASSUMED, MODELLED, Array, Prediction, comparable, repetition_noise, with_measurements
 from recommender.models.memory import MemoryLimit
-from recommender.models.points import Points, relative_speed, run_points, target_points
-from recommender.models.scaling import MINIMUM_POINTS, TERMS, Fit, features, fit
+from recommender.models.points import Points, proposals, relative_speed, run_points, target_points
+from recommender.models.scaling import MINIMUM_POINTS, TERMS, At, Fit, features, fit, undetermined
 from recommender.problem import Problem
 from recommender.runs import Runs
 
 OWN_FIT_POINTS = 6
 MISFIT = 0.2
+OUTLIER = float(np.log(3.0))
+"""|ln(predicted/observed)| of a point left out from which it is named as an outlier."""
 
 # Spread of ln(runtime) between instance families at equal vCPUs after CoreMark scaling. Measured within one generation:
 # 0.07 to 0.2 on the public Lumos set (single c5, m5, r5 machines), 0.33 to 0.5 on Scout (c4, m4, r4 clusters).
@@ -49,6 +51,10 @@ UNSEEN_PARAMETERS_SPREAD = 1.0
 # (speed-up anywhere between none and perfect: ln 2 / sqrt 12). With 0.15, 80 % intervals of fits to the smaller half of
 # C3O hold 80 % (halves by size) and 89 % (by nodes) of the larger half's points (docs/benchmarks.md).
 PARALLEL_SPREAD, SCALE_SPREAD, UNSEEN_PARALLEL_SPREAD = 0.15, 0.15, float(np.log(2) / np.sqrt(12))
+# The same of a scale never varied: a runtime anywhere between independent of it and proportional to it.
+UNSEEN_SCALE_SPREAD = UNSEEN_PARALLEL_SPREAD
+# Terms that the runs never told apart: as for an unknown workload, a factor of e either way, for what is asked near them.
+UNTOLD_SPREAD = 1.0
 
 
 def distinct_points(problem: Problem, runs: Runs) -> tuple[int, str]:
@@ -165,6 +171,7 @@ def _believe(problem: Problem, configurations: pd.DataFrame, runs: Runs, warning
     seconds = work / relative * np.exp(effect)
     spread = _fit_spread(pooled, shape, work, noise)
     coefficients = np.broadcast_to(pooled.theta, shape.shape).copy()
+    untold = untold_spread(points, target, pooled.extra)
     held_out = dict(zip(pooled.key, pooled.held_out_log, strict=True))
     types = np.unique(points.instance_type)
     for name in types if len(types) > 1 else ():
@@ -176,6 +183,9 @@ def _believe(problem: Problem, configurations: pd.DataFrame, runs: Runs, warning
         work = shape[here] @ own.theta
         seconds[here], spread[here] = work / relative[here], _fit_spread(own, shape[here], work, noise)
         coefficients[here], effect_sd[here] = own.theta, 0.0
+        untold[here] = untold_spread(
+            mine, (target[0][here], target[1][here], target[2][here], target[3][here]), own.extra
+        )
         held_out |= dict(zip(own.key, own.held_out_log, strict=True))
     borrowed = problem.catalogue.rated["borrowed"].reindex(family).to_numpy(object)
     unrated = pd.isna(borrowed)
@@ -187,13 +197,17 @@ def _believe(problem: Problem, configurations: pd.DataFrame, runs: Runs, warning
     warnings.extend(extrapolations(points, target))
     alone = (target[1] > 1) & (not cluster)  # nothing says that the program can use more than one machine
     beyond = np.where(alone, np.hypot(beyond, UNSEEN_PARALLEL_SPREAD * np.log2(target[1])), beyond)
-    seen &= ~alone & (evidence.other_inputs == 0)
+    beyond = np.hypot(beyond, untold)
+    warnings.extend(never_told_apart(points, untold))
+    seen &= ~alone & (evidence.other_inputs == 0) & (untold == 0) & ~never_scaled(points, target)
     error = float(np.mean(np.abs(np.expm1(list(held_out.values())))))
     if error > MISFIT:
         warnings.append(
             f"misfit: held-out runs are predicted with {error:.0%} mean error; Ernest's scaling terms do not "
             "describe this workload well, so measure the configuration you intend to use"
         )
+
+    warnings.extend(outliers(np.array(list(held_out.values()))))
 
     def terms(i: int) -> dict[str, float]:
         share = shape[i] * coefficients[i]
@@ -251,6 +265,18 @@ def _family_effects(
     return effect, sd, seen
 
 
+def outliers(error: Array) -> list[str]:
+    """Say how many points left out, of ln(predicted/observed) `error`, are far from what the others say of them."""
+    far = int((np.abs(error) > OUTLIER).sum())
+    if not far:
+        return []
+    said = (
+        f"outlier: {far} of {len(error)} points are {np.exp(OUTLIER):.0f} x or more from what the others say of "
+        f"them (the farthest {np.exp(np.abs(error).max()):.0f} x); the spread is wider for all, so check them"
+    )
+    return [said]
+
+
 def extrapolations(points: Points, target: tuple[Array, Array, Array, Array]) -> list[str]:
     """Say how far the question lies beyond what was measured."""
     scale, machines, vcpus, _ = target
@@ -269,7 +295,7 @@ def extrapolations(points: Points, target: tuple[Array, Array, Array, Array]) ->
 
 def outside(known: Array, scales: Array, target: tuple[Array, Array, Array, Array]) -> Array:
     """Further spread of predictions beyond the measured range of vCPUs in all and of scales: variance grows by a fixed amount per doubling, as a
-    random walk would; for a parallelism never varied the spread itself does."""
+    random walk would; for a parallelism or a scale never varied the spread itself does."""
 
     def doublings(at: Array, known: Array) -> Array:
         return np.asarray(np.maximum(0.0, np.maximum(np.log2(at / known.max()), np.log2(known.min() / at))))
@@ -278,4 +304,36 @@ def outside(known: Array, scales: Array, target: tuple[Array, Array, Array, Arra
     wider = doublings(machines * vcpus, known)
     parallel = PARALLEL_SPREAD * np.sqrt(wider) if len(np.unique(known)) > 1 else UNSEEN_PARALLEL_SPREAD * wider
     larger = doublings(np.maximum(scale, 1e-12), np.maximum(scales, 1e-12))
-    return np.asarray(np.hypot(parallel, SCALE_SPREAD * np.sqrt(larger)), dtype=np.float64)
+    of_scale = SCALE_SPREAD * np.sqrt(larger) if len(np.unique(scales)) > 1 else UNSEEN_SCALE_SPREAD * larger
+    return np.asarray(np.hypot(parallel, of_scale), dtype=np.float64)
+
+
+def never_scaled(points: Points, target: At) -> npt.NDArray[np.bool_]:
+    """Whether a scale is asked about that no run had, and all runs had the same."""
+    return np.asarray((len(np.unique(points.scale)) == 1) & ~np.isclose(target[0], points.scale[0], rtol=1e-9))
+
+
+def untold_spread(points: Points, target: At, extra: Sequence[int] = ()) -> Array:
+    """Further spread where the runs do not tell apart the terms that the answer depends on; else 0.
+
+    The fit puts all of the time in one of those terms. If work that divides, w = s/(m c), is another of them, then ln t may be
+    anywhere from what the fit says to L = |ln(w / nearest w of a run)| away: root mean square L/√3, joined with UNTOLD_SPREAD.
+    """
+    work = points.scale / (points.machines * points.vcpus)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        asked = np.log(target[0] / (target[1] * target[2]))
+        low, high = np.log(work[work > 0].min()), np.log(work.max())
+    away = np.nan_to_num(np.maximum(0.0, np.maximum(asked - high, low - asked)), posinf=0.0)
+    spread = np.hypot(UNTOLD_SPREAD, away / np.sqrt(3))
+    return np.asarray(np.where(undetermined(points.completed_at, target, extra), spread, 0.0), dtype=np.float64)
+
+
+def never_told_apart(points: Points, untold: Array) -> list[str]:
+    """Say what `untold_spread` found."""
+    if not untold.any():
+        return []
+    said = (
+        "undetermined: scale and vCPUs varied together in the runs, which so never told work that divides over the vCPUs from "
+        f"time that does not; what is said of {int((untold > 0).sum())} configurations is a guess, with a wide spread; "
+    )
+    return [said + proposals(points)]

@@ -47,6 +47,12 @@ class Points:
         done = ~self.censored
         return len(set(zip(self.scale[done], (self.machines * self.vcpus)[done], strict=True)))
 
+    @property
+    def completed_at(self) -> tuple[Array, Array, Array, Array]:
+        """(s, m, c, q) of the runs that completed."""
+        done = ~self.censored
+        return self.scale[done], self.machines[done], self.vcpus[done], self.units[done]
+
     def take(self, rows: npt.NDArray[np.bool_]) -> Points:
         """Return the points where `rows` is true."""
         return Points(*(getattr(self, name)[rows] for name in self.__dataclass_fields__))

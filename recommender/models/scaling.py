@@ -40,11 +40,19 @@ TERMS = (
 )
 BASE, SERIAL, INTERACTION, QUADRATIC = 4, 4, 5, 6
 """Number of the paper's terms, and the columns of the further ones."""
+WITH_SCALE = (1, SERIAL, INTERACTION)
+"""Columns of the terms that the scale is in."""
 HELPS = 0.96
 """A further term is used where the squared held-out error falls below this share: 2 % of the error. It is not stricter,
 because a term too many costs variance, which the spread mostly shows, and one too few a bias, which nothing shows."""
 MINIMUM_POINTS = 3
 MOST_LEFT_OUT, FOLDS = 60, 10
+ALIKE, INVOLVED, ASKED = 1e-3, 0.1, 0.01
+"""Of what the runs do not tell apart: its singular value relative to the largest at most, the part that terms with the scale
+have in it at least, and the part of what is asked that lies in it at least."""
+
+At = tuple[Array, Array, Array, Array]
+"""(s, m, c, q) of runs or of candidates."""
 
 
 @dataclass(frozen=True)
@@ -58,6 +66,8 @@ class Fit:
     active: npt.NDArray[np.intp]
     key: npt.NDArray[np.intp]
     """Distinct points, `Points.key`."""
+    extra: tuple[int, ...]
+    """Columns of the further terms in use."""
     held_out_log: Array
     """ln(predicted/observed) of each distinct point when it is left out."""
     spread: float
@@ -99,6 +109,29 @@ def candidate_terms(points: Points) -> list[int]:
         QUADRATIC: machines > 3,
     }
     return [k for k, can in enough.items() if can]
+
+
+def undetermined(known: At, target: At, extra: Sequence[int] = ()) -> npt.NDArray[np.bool_]:
+    """Whether completed runs that varied in scale and parallelism leave the runtime asked about undetermined, (targets,).
+
+    That is where x has a part in the null space of X, columns divided by their norm: θ can move there and the runs fit as
+    well. Null vectors without scale in them are no matter of this rule: they say that 1, ln q and q were not told apart,
+    because few numbers of machines were run.
+    """
+    if len(np.unique(known[0])) < 2 or len(np.unique(known[1] * known[2])) < 2:
+        return np.zeros(len(target[0]), dtype=bool)
+    columns = [*range(BASE), *extra]
+    x = features(*known)[:, columns]
+    x = np.unique(x, axis=0)
+    size = np.linalg.norm(x, axis=0)
+    size[size == 0] = 1.0
+    _, value, basis = np.linalg.svd(x / size, full_matrices=True)
+    null = basis[int((value > ALIKE * value[0]).sum()) :]
+    turn, involved, _ = np.linalg.svd(null[:, [i for i, k in enumerate(columns) if k in WITH_SCALE]])
+    null = (turn.T @ null)[: len(involved)][involved > INVOLVED]
+    asked = features(*target)[:, columns] / size
+    part = np.linalg.norm(asked @ null.T, axis=1)
+    return np.asarray(part > ASKED * np.linalg.norm(asked, axis=1))
 
 
 def fit(points: Points, *, extra: Sequence[int] | None = None) -> Fit:
@@ -147,6 +180,7 @@ def fit(points: Points, *, extra: Sequence[int] | None = None) -> Fit:
         gram_inverse=np.linalg.pinv(gram, hermitian=True) * len(t) / len(keys),
         active=active,
         key=done,
+        extra=tuple(columns[BASE:]),
         held_out_log=held,
         spread=rms * float(stdtrit(dof, 0.9) / ndtri(0.9)),
     )

@@ -32,6 +32,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
+from recommender.errors import InsufficientEvidenceError
 from recommender.models import (
     NOISE_PRIOR,
     TRANSFERRED,
@@ -45,6 +46,7 @@ from recommender.models import (
 from recommender.models.archive import CONTRADICTION, MAD, SCATTER, kept
 from recommender.models.completing import completing
 from recommender.models.drift import since_change
+from recommender.models.fold_in import UNKNOWN_SHAPE
 from recommender.models.memory import MemoryLimit
 from recommender.models.paris import hardware
 from recommender.models.yardsticks import LEVEL_SPREAD, archive_cells
@@ -151,7 +153,8 @@ class Transfer:
         Raises
         ------
         InsufficientEvidenceError
-            Without an archive of completed runs on the candidates.
+            Without an archive of completed runs on the candidates, or with one whose runs are all of one configuration and
+            input.
         """
         cells = kept(problem, "cells", lambda: archive_cells(problem))
         runs, changed = since_change(problem, runs)
@@ -165,6 +168,8 @@ class Transfer:
         mean, spread, outlier = refit(source, own, x)
         if not len(own.y):
             spread = np.hypot(spread, source.level_spread)
+        if source.workloads == 1:  # nothing was held out, so nothing says how workloads differ
+            spread = np.hypot(spread, UNKNOWN_SHAPE)
         beyond, said = outside(source, own, x, problem, inputs)
         memory = MemoryLimit.of(problem, runs)
         remark = f"network of {source.workloads} other workloads, last layer fitted to {len(own.y)} own points"
@@ -220,6 +225,11 @@ def teach(problem: Problem, inputs: tuple[str, ...]) -> Source:
     centre = np.where(have, p.x, 0.0).sum(axis=0) / count
     deviation = np.sqrt((np.where(have, p.x - centre, 0.0) ** 2).sum(axis=0) / count)
     varied = deviation > 1e-9
+    if not varied.any():
+        raise InsufficientEvidenceError(
+            "transfer learns how runtimes differ between machines, cluster sizes and inputs, and the completed runs of the archive "
+            "are all of one of each; add other workloads' runs on other machines to --archive, or use --strategy column-mean"
+        )
     deviation = np.where(varied, deviation, 1.0)
     x = np.nan_to_num((p.x - centre) / deviation)
     names, u = np.unique(p.workload.astype(str), return_inverse=True)

@@ -46,9 +46,10 @@ def design_as_text(plan: Plan) -> str:
     lines = ["  ".join(c.ljust(w) for c, w in zip(row, widths, strict=True)).rstrip() for row in (heads, *cells)]
     usd = f", {format_usd(plan.cost_usd)} on demand" if plan.cost_usd is not None else ""
     lines += ["", f"{len(cells)} of {plan.considered} experiments: {format_duration(plan.runtime_s)} of run time{usd}."]
-    now = "no model can be fitted yet" if plan.error_before is None else f"now about {plan.error_before:.0%}"
+    now = "now not determined" if plan.error_before is None else f"now about {plan.error_before:.0%}"
+    after = "not determined" if plan.error_after is None else f"{plan.error_after:.0%}"
     lines.append(
-        f"Expected error at the input asked about (one standard deviation, median over machines): {plan.error_after:.0%} after "
+        f"Expected error at the input asked about (one standard deviation, median over machines): {after} after "
         f"these runs, {now}. What Ernest's terms cannot describe comes on top: see *misfit* after measuring."
     )
     if plan.warnings:

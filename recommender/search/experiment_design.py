@@ -29,7 +29,7 @@ from recommender.inputs import scale_column
 from recommender.models import Array, repetition_noise
 from recommender.models.ernest import Ernest, outside
 from recommender.models.points import Evidence, Points, run_points, target_points
-from recommender.models.scaling import BASE, MINIMUM_POINTS, features, fit
+from recommender.models.scaling import ALIKE, ASKED, BASE, MINIMUM_POINTS, At, features, fit, undetermined
 from recommender.pricing import BY_NAME, price_option
 from recommender.problem import Problem
 from recommender.recommendation import NextRun
@@ -120,8 +120,9 @@ class Plan:
     error_before: float | None
     """Standard deviation of ln(runtime) at the input asked about as it is now (of the family's median configuration);
     None while the runs determine no model."""
-    error_after: float
-    """The same once the experiments are made, if Ernest's terms hold; what a misfit adds is not in it."""
+    error_after: float | None
+    """The same once the experiments are made, if Ernest's terms hold; what a misfit adds is not in it. None where the
+    experiments leave it undetermined."""
     considered: int
     """Experiments chosen from."""
     warnings: tuple[str, ...]
@@ -200,10 +201,10 @@ def plan(
     done = ~points.censored
     everything = [(known[done] / (points.runtime_s * points.speed)[done, None])[:, terms]]
     asked = (features(*target) / full_t[:, None])[:, terms]
-    sizes = [points.scale[done]], [(points.machines * points.vcpus)[done]]
-    before = _error(asked, everything, noise, sizes, target) if fitted else None
+    at_runs = points.completed_at
+    before = _error(asked, everything, noise, at_runs, target) if fitted else None
     everything.append((a[kept] / seconds[kept, None])[:, terms])
-    sizes = [points.scale[done], s[kept]], [(points.machines * points.vcpus)[done], (m * c)[kept]]
+    at_both = [np.concatenate(pair) for pair in zip(at_runs, (v[kept] for v in (s, m, c, q)), strict=True)]
     if not fitted:
         warnings.append(
             "runtimes of the experiments are the longest to be expected from the runs there are: the first results may show "
@@ -223,7 +224,7 @@ def plan(
         runtime_s=float(seconds[kept].sum()),
         cost_usd=float(usd[kept].sum()) if np.isfinite(usd[kept]).all() else None,
         error_before=before,
-        error_after=_error(asked, everything, noise, sizes, target),
+        error_after=_error(asked, everything, noise, (at_both[0], at_both[1], at_both[2], at_both[3]), target),
         considered=int(np.isfinite(cost).sum()),
         warnings=tuple(dict.fromkeys(warnings)),
     )
@@ -326,15 +327,19 @@ def _affordable(cost: Array, budget: float, usd: bool) -> None:
         )
 
 
-def _error(
-    asked: Array,
-    made: list[Array],
-    noise: float,
-    sizes: tuple[list[Array], list[Array]],
-    target: tuple[Array, Array, Array, Array],
-) -> float:
-    """Median over configurations of √(σ² x̃ᵀ(X̃ᵀX̃)⁻¹x̃ + what lies beyond the range): x̃ terms over runtime."""
+def _error(asked: Array, made: list[Array], noise: float, known: At, target: At) -> float | None:
+    """Median over configurations of √(σ² x̃ᵀ(X̃ᵀX̃)⁻¹x̃ + what lies beyond the range): x̃ terms over runtime.
+
+    None where the runs at `known` leave half of the configurations undetermined.
+    """
     x = np.concatenate(made)
+    size = np.linalg.norm(x, axis=0)
+    size[size == 0] = 1.0
+    _, value, basis = np.linalg.svd(x / size)
+    null = basis[int((value > ALIKE * value[0]).sum()) :]
+    part = np.linalg.norm(asked / size @ null.T, axis=1) > ASKED * np.linalg.norm(asked / size, axis=1)
+    if np.median(part | undetermined(known, target)) > 0:
+        return None
     leverage = np.einsum("ij,jk,ik->i", asked, np.linalg.inv(x.T @ x + RIDGE * np.eye(x.shape[1])), asked)
-    beyond = outside(np.concatenate(sizes[1]), np.concatenate(sizes[0]), target)
+    beyond = outside(known[1] * known[2], known[0], target)
     return float(np.median(np.sqrt(noise**2 * np.maximum(leverage, 0.0) + beyond**2)))
