@@ -434,6 +434,7 @@ class TestARecurringWorkload:
         said = next(w for w in selecta().predict(problem, runs).warnings if "the workload changed" in w)
         before = {problem.candidates.configuration(i).label for i in (11, 17)}
         assert all(label in said for label in before)
+        assert any("1 run like this led to" in w for w in selecta().predict(problem, runs).warnings)
         listed = batch(strategy("selecta"), problem, runs, 4)
         assert listed[0].label in before
         assert "measured before the workload changed" in listed[0].why
