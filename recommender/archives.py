@@ -17,7 +17,7 @@ import numpy.typing as npt
 import pandas as pd
 
 from recommender.errors import InputError, UnknownNameError, did_you_mean
-from recommender.models.archive import CONTRADICTION, FEWEST, MAD, Archived, archived, unit_near
+from recommender.models.archive import CONTRADICTION, FEWEST, MAD, Archived, archived, listed, unit_near
 from recommender.problem import build_problem
 from recommender.runs import Runs, read_runs
 from recommender.table_files import locked, replace_table, write_table
@@ -42,8 +42,6 @@ SAME_SHARE = 0.8
 """Share of the cells both ran that must be the same for that."""
 AGREEING = float(np.log(2.0))
 """Difference of ln(runtime) between repetitions from which on they are named."""
-SHOWN = 5
-"""Workloads that a sentence names."""
 USUAL_S = (1.0, 86400.0)
 """Seconds between which an archive's median runtime is expected."""
 FAR = 3.0
@@ -304,7 +302,6 @@ def _repetitions(runs: Runs) -> list[str]:
     apart = apart[(apart > AGREEING) & (apart <= CONTRADICTION)]
     if not len(apart):
         return []
-    names = list(dict.fromkeys(map(str, apart.index.get_level_values(0))))
-    listed = ", ".join(names[:SHOWN]) + (f" and {len(names) - SHOWN} more" if len(names) > SHOWN else "")
+    names = listed(apart.index.get_level_values(0).to_numpy(object))
     how = f"differ up to {np.exp(apart.max()):.1f} x: their mean is used; is an input missing that tells them apart?"
-    return [f"{len(apart)} configurations of {listed} have repetitions that {how}"]
+    return [f"{len(apart)} configurations of {names} have repetitions that {how}"]

@@ -189,7 +189,7 @@ def _look_through(problem: Problem, cells: ArchiveCells) -> Archived:
         y[twice] = np.nan
         out[:, columns] |= twice
         said.append(
-            f"{int(twice.sum())} configurations of {_list(names[twice.any(axis=1)])} have repetitions in the archive that "
+            f"{int(twice.sum())} configurations of {listed(names[twice.any(axis=1)])} have repetitions in the archive that "
             "differ more than tenfold: they are left out"
         )
     keep = np.asarray(np.isfinite(y).any(axis=1))
@@ -198,7 +198,7 @@ def _look_through(problem: Problem, cells: ArchiveCells) -> Archived:
         level, _, _ = additive(y, bound)
         ratio = np.exp(np.abs(level[odd] - np.median(level[keep & ~odd])))
         said.append(
-            f"{_list(names[odd])} of the archive {'is' if odd.sum() == 1 else 'are'} left out: runtimes {ratio.max():,.0f} x "
+            f"{listed(names[odd])} of the archive {'is' if odd.sum() == 1 else 'are'} left out: runtimes {ratio.max():,.0f} x "
             "off the typical workload, or scattered out of proportion to the others (seconds are expected: was another "
             "unit noted?)"
         )
@@ -212,7 +212,7 @@ def _look_through(problem: Problem, cells: ArchiveCells) -> Archived:
     far = np.abs(np.nan_to_num(residual)) > max(CONTRADICTION, SCATTER * scatter)
     if far.any() and len(part) >= FEWEST:
         said.append(
-            f"{int(far.sum())} cells of {_list(names[keep][far.any(axis=1)])} are left out: more than tenfold off what their "
+            f"{int(far.sum())} cells of {listed(names[keep][far.any(axis=1)])} are left out: more than tenfold off what their "
             "workload and configuration take otherwise"
         )
         out[np.ix_(keep, columns)] |= far
@@ -332,6 +332,7 @@ def _mean(rows: Array) -> Array:
     return np.where(count > 0, total / np.maximum(count, 1), np.nan)
 
 
-def _list(names: npt.NDArray[np.object_], most: int = 5) -> str:
+def listed(names: npt.NDArray[np.object_], most: int = 5) -> str:
+    """Different names, `most` of them in full."""
     plain = list(dict.fromkeys(map(str, names)))
     return ", ".join(plain[:most]) + (f" and {len(plain) - most} more" if len(plain) > most else "")

@@ -120,7 +120,6 @@ def _build(problem: Problem) -> Belief:
         cells = None
     amounts = PARAMETERS if inputs.params.shape[1] else (0.0,)
     grid = [(s, p, noise) for s in ROUGH for p in amounts for noise in NOISE]
-    even = np.full((1 + len(SHARED), len(grid)), 1.0 / ((1 + len(SHARED)) * len(grid)))
 
     def by_laws(rows: Rows, which: Rows | slice) -> Array:
         return laws.at(rows, which)
@@ -136,7 +135,7 @@ def _build(problem: Problem) -> Belief:
     chosen = known[np.unique(np.linspace(0, len(known) - 1, min(CONTEXTS, len(known))).astype(int))]
     y, bound = cells.log_runtime[chosen], cells.bound[chosen]
     fold = _folds(cells, chosen)
-    votes = even.copy()
+    votes = np.full((1 + len(SHARED), len(grid)), 1.0 / ((1 + len(SHARED)) * len(grid)))
     for f in np.unique(fold):
         others = fold != f
         if not others.any():
