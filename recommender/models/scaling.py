@@ -121,17 +121,23 @@ def undetermined(known: At, target: At, extra: Sequence[int] = ()) -> npt.NDArra
     if len(np.unique(known[0])) < 2 or len(np.unique(known[1] * known[2])) < 2:
         return np.zeros(len(target[0]), dtype=bool)
     columns = [*range(BASE), *extra]
-    x = features(*known)[:, columns]
-    x = np.unique(x, axis=0)
+    null, size = null_space(np.unique(features(*known)[:, columns], axis=0))
+    turn, involved, _ = np.linalg.svd(null[:, [i for i, k in enumerate(columns) if k in WITH_SCALE]])
+    null = (turn.T @ null)[: len(involved)][involved > INVOLVED]
+    return lies_in(features(*target)[:, columns] / size, null)
+
+
+def null_space(x: Array) -> tuple[Array, Array]:
+    """What the rows of x do not tell apart, columns divided by their norm: a direction a row; and those norms."""
     size = np.linalg.norm(x, axis=0)
     size[size == 0] = 1.0
     _, value, basis = np.linalg.svd(x / size, full_matrices=True)
-    null = basis[int((value > ALIKE * value[0]).sum()) :]
-    turn, involved, _ = np.linalg.svd(null[:, [i for i, k in enumerate(columns) if k in WITH_SCALE]])
-    null = (turn.T @ null)[: len(involved)][involved > INVOLVED]
-    asked = features(*target)[:, columns] / size
-    part = np.linalg.norm(asked @ null.T, axis=1)
-    return np.asarray(part > ASKED * np.linalg.norm(asked, axis=1))
+    return basis[int((value > ALIKE * value[0]).sum()) :], size
+
+
+def lies_in(asked: Array, null: Array) -> npt.NDArray[np.bool_]:
+    """Whether more than a part of ASKED of each row lies in the null space."""
+    return np.asarray(np.linalg.norm(asked @ null.T, axis=1) > ASKED * np.linalg.norm(asked, axis=1))
 
 
 def fit(points: Points, *, extra: Sequence[int] | None = None) -> Fit:

@@ -29,7 +29,7 @@ from recommender.inputs import scale_column
 from recommender.models import Array, repetition_noise
 from recommender.models.ernest import Ernest, outside
 from recommender.models.points import Evidence, Points, run_points, target_points
-from recommender.models.scaling import ALIKE, ASKED, BASE, MINIMUM_POINTS, At, features, fit, undetermined
+from recommender.models.scaling import BASE, MINIMUM_POINTS, At, features, fit, lies_in, null_space, undetermined
 from recommender.pricing import BY_NAME, price_option
 from recommender.problem import Problem
 from recommender.recommendation import NextRun
@@ -333,11 +333,8 @@ def _error(asked: Array, made: list[Array], noise: float, known: At, target: At)
     None where the runs at `known` leave half of the configurations undetermined.
     """
     x = np.concatenate(made)
-    size = np.linalg.norm(x, axis=0)
-    size[size == 0] = 1.0
-    _, value, basis = np.linalg.svd(x / size)
-    null = basis[int((value > ALIKE * value[0]).sum()) :]
-    part = np.linalg.norm(asked / size @ null.T, axis=1) > ASKED * np.linalg.norm(asked / size, axis=1)
+    null, size = null_space(x)
+    part = lies_in(asked / size, null)
     if np.median(part | undetermined(known, target)) > 0:
         return None
     leverage = np.einsum("ij,jk,ik->i", asked, np.linalg.inv(x.T @ x + RIDGE * np.eye(x.shape[1])), asked)
