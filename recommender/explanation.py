@@ -19,7 +19,7 @@ from recommender.problem import Problem
 from recommender.ranking import rank
 from recommender.recommendation import Recommendation, Row
 from recommender.runs import Runs
-from recommender.strategies import ModelBased, strategy
+from recommender.strategies import ModelBased, calibrated, strategy
 from recommender.units import format_duration, format_usd
 
 MOST_POINTS = 12
@@ -85,9 +85,16 @@ class Explanation:
 
 
 def explain(
-    problem: Problem, runs: Runs, *, instance_type: str, node_count: int = 1, strategy_name: str = "auto"
+    problem: Problem,
+    runs: Runs,
+    *,
+    instance_type: str,
+    node_count: int = 1,
+    strategy_name: str = "auto",
+    calibrate: bool = False,
 ) -> Explanation:
-    """Explain the prediction of one candidate (the first of several that differ in parameters alone).
+    """Explain the prediction of one candidate (the first of several that differ in parameters alone); its spread is scaled
+    until it holds on the archive's workloads where `calibrate`.
 
     Raises
     ------
@@ -104,6 +111,8 @@ def explain(
         raise InputError(
             f"strategy {strategy_name!r} is not one model whose prediction could be explained; name another"
         )
+    median = chosen.model  # of which the points left out in turn are asked: calibration leaves it alone
+    chosen = calibrated(chosen) if calibrate else chosen
     i = _row_of(problem, instance_type, node_count)
     prediction = chosen.model.predict(problem, runs)
     row, excluded = _ranked_alone(problem, prediction, i, chosen)
@@ -112,7 +121,7 @@ def explain(
     except InfeasibleError:
         best = None
     known = bool(np.isfinite(prediction.log_runtime[i]))
-    supports, points = _supports(problem, runs, chosen.model, i, float(prediction.log_runtime[i])) if known else ((), 0)
+    supports, points = _supports(problem, runs, median, i, float(prediction.log_runtime[i])) if known else ((), 0)
     return Explanation(
         strategy=chosen.name,
         why=chosen.why,

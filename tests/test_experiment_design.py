@@ -19,7 +19,17 @@ from recommender.models.scaling import BASE, features, solve
 from recommender.problem import Problem, build_problem
 from recommender.report.designs import design_as_text
 from recommender.runs import Runs
-from recommender.search.experiment_design import _error, a_optimal, chosen, parse_budget, plan
+from recommender.search.experiment_criteria import (
+    MISFIT,
+    PRIOR,
+    RANGE,
+    Rows,
+    a_optimal,
+    a_optimal_with_misfit,
+    as_published,
+    chosen,
+)
+from recommender.search.experiment_design import _error, parse_budget, plan
 
 THETA = np.array([10.0, 400.0, 2.0, 1.0])
 NODES, SCALES = (1, 2, 4, 8, 16), (0.1, 0.2, 0.4)
@@ -114,6 +124,75 @@ class TestTheOptimum:
         others = np.mean([error(rng.choice(len(s), len(kept), replace=False)) for _ in range(200)])
         assert len(kept) >= 4
         assert mine < 0.9 * others
+
+
+def rows(s: np.ndarray, m: np.ndarray) -> Rows:
+    """Runs of the planted law."""
+    one = np.ones_like(m)
+    return Rows.of((s, m, one, m), terms(s, m) @ THETA)
+
+
+def variance(kept: list[int], could: Rows, made: Rows, asked: Rows, noise: float) -> float:
+    """Mean Var[ln t asked | made and kept] from its definition: coefficients and misfit jointly normal, by inverse covariance."""
+    every = [could, made, asked]
+    x = np.concatenate([r.terms / r.runtime_s[:, None] for r in every])
+    x = x / x.max(axis=0)
+    u = np.concatenate([r.doublings for r in every])
+    n, k = len(could.runtime_s), len(made.runtime_s)
+    delta = MISFIT**2 * RANGE / 2 * np.exp(-np.abs(u[:, None] - u).sum(axis=2) / RANGE)
+    p = x.shape[1]
+    joint = np.zeros((p + len(x), p + len(x)))
+    joint[:p, :p], joint[p:, p:] = PRIOR**2 * np.eye(p), delta
+    both = np.column_stack([x, np.eye(len(x))])
+    seen = both[[*kept, *range(n, n + k)]]
+    posterior = np.linalg.inv(np.linalg.inv(joint) + seen.T @ seen / noise**2)
+    wanted = both[n + k :]
+    return float(np.mean(np.diagonal(wanted @ posterior @ wanted.T)))
+
+
+class TestTheOptimumOfAModelThatMayBeWrong:
+    s, m = grid()
+    could, made = rows(s, m), rows(np.array([0.02, 0.03, 0.05]), np.array([1.0, 4.0, 2.0]))
+    asked = rows(np.ones(len(NODES)), np.array(NODES, dtype=float))
+    cost = s / np.sqrt(m)
+
+    def kept(self, share: float, noise: float = 0.05, most: int = 12) -> list[int]:
+        budget = share * float(self.cost.sum())
+        found = a_optimal_with_misfit(self.could, self.made, self.asked, self.cost, budget, noise, most=most)
+        assert self.cost[found].sum() <= budget * (1 + 1e-9)
+        return [int(j) for j in found]
+
+    def test_no_design_within_the_budget_leaves_much_less_variance(self) -> None:
+        found = self.kept(0.3, most=4)
+        mine = variance(found, self.could, self.made, self.asked, 0.05)
+        budget = 0.3 * float(self.cost.sum())
+        every = [
+            list(other)
+            for size in (1, 2, 3, 4)
+            for other in itertools.combinations(range(len(self.s)), size)
+            if self.cost[list(other)].sum() <= budget
+        ]
+        least = min(variance(other, self.could, self.made, self.asked, 0.05) for other in every)
+        assert least <= mine <= 1.02 * least
+
+    def test_a_larger_budget_leaves_less(self) -> None:
+        left = [variance(self.kept(b), self.could, self.made, self.asked, 0.05) for b in (0.1, 0.3, 0.9)]
+        assert left[0] > left[1] > left[2]
+
+    def test_the_order_of_experiments_is_irrelevant_and_none_is_made_twice(self) -> None:
+        here = self.kept(0.4)
+        assert len(set(here)) == len(here)
+        turned = np.random.default_rng(0).permutation(len(self.s))
+        budget = 0.4 * float(self.cost.sum())
+        other = a_optimal_with_misfit(
+            rows(self.s[turned], self.m[turned]), self.made, self.asked, self.cost[turned], budget, 0.05
+        )
+        assert sorted(turned[other].tolist()) == here
+
+    def test_it_goes_nearer_to_what_is_asked_than_the_papers(self) -> None:
+        budget = 0.4 * float(self.cost.sum())
+        paper = as_published(self.could, self.made, self.asked, self.cost, budget, 0.05)
+        assert self.s[self.kept(0.4)].mean() > self.s[paper].mean()
 
 
 class TestThePlan:
@@ -246,6 +325,14 @@ class TestTheCommand:
         assert len(lines) == len(plain["experiments"]) + 1
         assert "input.scale" in lines[0]
         assert math.isclose(plain["runtime_s"], sum(e["expected_runtime_s"] for e in plain["experiments"]))
+
+    def test_the_papers_criterion_can_be_asked_for(self, tmp_path: Path) -> None:
+        ours, paper = (
+            json.loads(self.call(tmp_path, "--format", "json", "--design-criterion", name))
+            for name in ("misfit", "paper")
+        )
+        assert ours["experiments"] != paper["experiments"]
+        assert paper["cost_usd"] <= 0.5
 
     def test_another_strategy_is_told_that_designs_are_ernests(self, tmp_path: Path) -> None:
         runs_frame(list(TestThePlan.START)).to_csv(tmp_path / "runs.csv", index=False)

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from recommender.commands.options import Asked, StrategyName, asks
+from recommender.commands.options import Asked, Calibrate, StrategyName, asks
 
 
 class Form(StrEnum):
@@ -24,6 +24,7 @@ def explain(
     candidate: Annotated[str, typer.Option(help="Instance type to explain.", show_default=False)],
     nodes: Annotated[int, typer.Option(min=1, help="Its number of nodes.")] = 1,
     strategy: StrategyName = "auto",
+    calibrate: Calibrate = False,
     form: Annotated[Form, typer.Option("--format", help="Form of the answer.")] = Form.TABLE,
 ) -> None:
     """Say what one candidate's prediction is made of, which runs it rests on, and what would change the answer.
@@ -34,7 +35,9 @@ def explain(
     from recommender.report.explanations import explanation_as_text
 
     problem, runs = asked.build()
-    found = explained(problem, runs, instance_type=candidate, node_count=nodes, strategy_name=strategy)
+    found = explained(
+        problem, runs, instance_type=candidate, node_count=nodes, strategy_name=strategy, calibrate=calibrate
+    )
     if form is Form.JSON:
         typer.echo(json.dumps(found.to_dict(), indent=2, allow_nan=False, ensure_ascii=False))
     else:

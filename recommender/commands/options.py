@@ -117,6 +117,9 @@ Prices = Annotated[
     Path | None,
     typer.Option(help="Your own prices: instance_type, region, purchase_option, usd_per_hour.", rich_help_panel=MONEY),
 ]
+Calibrate = Annotated[
+    bool, typer.Option("--calibrate", help="Scale the intervals until they hold on the archive's workloads.")
+]
 WhatIf = Annotated[
     list[str] | None,
     typer.Option(

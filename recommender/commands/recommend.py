@@ -4,17 +4,25 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from enum import StrEnum
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from recommender.commands.options import Asked, Format, FormatOption, StrategyName, WhatIf, asks
+from recommender.commands.options import Asked, Calibrate, Format, FormatOption, StrategyName, WhatIf, asks
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from recommender.problem import Problem
     from recommender.recommendation import Recommendation
+
+
+class DesignCriterion(StrEnum):
+    """How the runs of a design are chosen."""
+
+    MISFIT = "misfit"
+    PAPER = "paper"
 
 
 def other_prices(
@@ -41,9 +49,7 @@ def other_prices(
 def recommend(
     asked: Asked,
     strategy: StrategyName = "auto",
-    calibrate: Annotated[
-        bool, typer.Option("--calibrate", help="Scale the intervals until they hold on the archive's workloads.")
-    ] = False,
+    calibrate: Calibrate = False,
     what_if: WhatIf = None,
     form: FormatOption = Format.TABLE,
 ) -> None:
@@ -75,6 +81,11 @@ def suggest(
         str | None,
         typer.Option(help="With --strategy ernest: small runs to make for this much, e.g. 5usd (or 5), 2h."),
     ] = None,
+    design_criterion: Annotated[
+        DesignCriterion,
+        typer.Option(help="With --design-budget: misfit allows for terms that are wrong; paper is Ernest's own."),
+    ] = DesignCriterion.MISFIT,
+    calibrate: Calibrate = False,
     form: FormatOption = Format.TABLE,
 ) -> None:
     """Name the configurations to measure next; nothing is worth measuring when none would change the answer.
@@ -82,15 +93,15 @@ def suggest(
     Example: recommender suggest runs.csv --count 2
     """
     if design_budget is not None:
-        _design(asked, strategy, design_budget, form)
+        _design(asked, strategy, design_budget, design_criterion, form)
         return
     from recommender.pending import batch
     from recommender.report.tables import suggestions_as_csv, suggestions_as_text
-    from recommender.strategies import ModelBased
+    from recommender.strategies import ModelBased, calibrated
     from recommender.strategies import strategy as named
 
     problem, runs = asked.build()
-    chosen = named(strategy)
+    chosen = calibrated(named(strategy)) if calibrate else named(strategy)
     next_runs = batch(chosen, problem, runs, count)
     for said in chosen.remarks(problem, runs) if isinstance(chosen, ModelBased) else ():
         typer.echo(f"note: {said}", err=True)
@@ -100,17 +111,19 @@ def suggest(
         typer.echo({"csv": suggestions_as_csv, "table": suggestions_as_text}[form.value](next_runs), nl=False)
 
 
-def _design(asked: Asked, strategy: str, budget: str, form: Format) -> None:
+def _design(asked: Asked, strategy: str, budget: str, criterion: DesignCriterion, form: Format) -> None:
     """Print the small runs that teach Ernest's model most for a budget."""
     from recommender.errors import InputError
     from recommender.report.designs import design_as_csv, design_as_json, design_as_text
+    from recommender.search.experiment_criteria import a_optimal_with_misfit, as_published
     from recommender.search.experiment_design import parse_budget, plan
 
     if strategy != "ernest":
         raise InputError(f"--design-budget designs runs for Ernest's model: give --strategy ernest (got {strategy})")
     problem, runs = asked.build()
     money = parse_budget(budget)
-    found = plan(problem, runs, budget_usd=money.get("budget_usd"), budget_s=money.get("budget_s"))
+    how = as_published if criterion is DesignCriterion.PAPER else a_optimal_with_misfit
+    found = plan(problem, runs, budget_usd=money.get("budget_usd"), budget_s=money.get("budget_s"), criterion=how)
     show = {"json": design_as_json, "csv": design_as_csv, "table": design_as_text}[form.value]
     typer.echo(show(found), nl=False)
 

@@ -1,16 +1,8 @@
-"""Which small runs teach most for their cost: A-optimal experiment design (Venkataraman et al., NSDI 2016, section 4).
+"""Which small runs teach Ernest's model most for a budget, what they will cost and the error they leave.
 
-Notation
---------
-a_j  Ernest's first four terms of experiment j (scale s_j on m_j machines), divided by their means      c_j  its cost
-λ_j  in [0, 1], how much of experiment j is made                                             B    budget
-M0   Σ a aᵀ of what was measured already
-
-    minimise tr (M0 + Σ λ_j a_j a_jᵀ)⁻¹   subject to   Σ λ_j c_j ≤ B,   Σ λ_j ≤ MOST_RUNS,   then make the experiments of λ_j > 0.3
-
-The problem is convex; d/dλ_j = −‖(M0 + Σ λ a aᵀ)⁻¹ a_j‖². The paper's cost is (s_j/s_min)/m_j; here it is USD or seconds
-as expected from the runs there are. The error left is the leverage of the full-scale run, over all terms of the
-fit, as in `recommender.models.ernest`.
+The criteria that choose are `recommender.search.experiment_criteria`. The paper's cost of an experiment is (s/s_min)/m; here it is USD
+or seconds as expected from the runs there are. The error left is the leverage of the full-scale run, over all terms of the fit, as
+in `recommender.models.ernest`.
 """
 
 from __future__ import annotations
@@ -22,7 +14,6 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
-from scipy.optimize import LinearConstraint, minimize
 
 from recommender.errors import InfeasibleError, InputError, InsufficientEvidenceError
 from recommender.inputs import scale_column
@@ -34,65 +25,15 @@ from recommender.pricing import BY_NAME, price_option
 from recommender.problem import Problem
 from recommender.recommendation import NextRun
 from recommender.runs import Runs
+from recommender.search.experiment_criteria import RIDGE, Criterion, Rows, a_optimal_with_misfit
 from recommender.units import format_duration, format_usd, parse_duration
 
 SHARES = (1 / 32, 1 / 16, 1 / 8, 1 / 4)
 """Shares of the input asked about that experiments are made at."""
-MOST_MACHINES, MOST_RUNS = 16, 12
-"""Configurations that experiments are chosen from, and experiments chosen at most."""
-KEEP = 0.3
-"""An experiment is made when λ is above this, as in the paper's code."""
-RIDGE = 1e-6
-"""Added to the diagonal, so that an undetermined design has a large trace and not an infinite one."""
-
-
-def a_optimal(a: Array, cost: Array, budget: float, *, known: Array | None = None, most: float = MOST_RUNS) -> Array:
-    """λ of each experiment; `a` (n, p) and `known` (k, p) are terms, `cost` (n,) in the budget's unit.
-
-    At most `most` experiments in all, since each run has its own trouble. One that alone costs more than the budget gets 0.
-    """
-    p = a.shape[1]
-    rows = a if known is None else np.concatenate([a, known])
-    mean = np.abs(rows).mean(axis=0)
-    mean[mean == 0] = 1.0
-    a = a / mean
-    base = RIDGE * np.eye(p)
-    if known is not None and len(known):
-        base = base + (known / mean).T @ (known / mean)
-    usable = cost <= budget
-    share = np.where(usable, cost, budget) / budget
-
-    def trace(x: Array) -> tuple[float, Array]:
-        inverse = np.linalg.inv(base + (a * x[:, None]).T @ a)
-        value = float(np.trace(inverse))
-        gradient = -((a @ inverse) ** 2).sum(axis=1)
-        return np.log(value), gradient / value  # the logarithm has the same minimum and an even slope
-
-    limits = np.stack([share, np.full(len(a), 1.0 / most)])
-    start = np.where(usable, min(1.0, 1.0 / max(float(limits[:, usable].sum(axis=1).max(initial=0.0)), 1e-12)), 0.0)
-    found = minimize(
-        trace,
-        start,
-        jac=True,
-        method="SLSQP",
-        bounds=[(0.0, 1.0 if u else 0.0) for u in usable],
-        constraints=LinearConstraint(limits, -np.inf, 1.0),
-        options={"maxiter": 200, "ftol": 1e-8},
-    )
-    result: Array = np.clip(found.x, 0.0, 1.0)
-    return result
-
-
-def chosen(weight: Array, cost: Array, budget: float, *, most: float = MOST_RUNS) -> npt.NDArray[np.intp]:
-    """The experiments to make: λ > KEEP, by λ while budget and `most` last; indices in ascending order."""
-    order = np.lexsort((cost, -np.round(weight, 6)))
-    kept: list[int] = []
-    spent = 0.0
-    for j in order:
-        if weight[j] > KEEP and spent + cost[j] <= budget * (1 + 1e-9) and len(kept) < most:
-            kept.append(int(j))
-            spent += float(cost[j])
-    return np.array(sorted(kept), dtype=np.intp)
+MOST_MACHINES = 16
+"""Configurations that experiments are chosen from."""
+MOST_MADE = 200
+"""Points already run that the choice considers; of more, as many, evenly spaced."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -147,6 +88,7 @@ def plan(
     budget_usd: float | None = None,
     budget_s: float | None = None,
     shares: Sequence[float] = SHARES,
+    criterion: Criterion = a_optimal_with_misfit,
 ) -> Plan:
     """Choose small runs for Ernest under a budget in USD, or in seconds of run time.
 
@@ -187,23 +129,28 @@ def plan(
     else:
         cost, budget = seconds, float(budget_s or 0.0)
     points = evidence.points
-    known = features(points.scale, points.machines, points.vcpus, points.units)
-    a = features(s, m, c, q)
     made = _made(points, s, m, c)
     cost = np.where(made, np.inf, cost)
     _affordable(cost, budget, budget_usd is not None)
-    kept = chosen(a_optimal(a[:, :BASE], cost, budget, known=known[~points.censored, :BASE]), cost, budget)
-    order = kept[np.argsort(cost[kept], kind="stable")]
     full_t = _expected(problem, runs, evidence, column, float(full), rows, fitted)
+    kept = criterion(
+        Rows.of((s, m, c, q), seconds),
+        _rows_made(points),
+        Rows.of(target, full_t),
+        cost,
+        budget,
+        repetition_noise(runs),
+    )
+    order = kept[np.argsort(cost[kept], kind="stable")]
     model = fit(points) if fitted else None
     noise = max(model.spread if model else 0.0, repetition_noise(runs))
     terms = model.active if model else np.arange(BASE)
     done = ~points.censored
-    everything = [(known[done] / (points.runtime_s * points.speed)[done, None])[:, terms]]
+    everything = [(features(*points.completed_at) / (points.runtime_s * points.speed)[done, None])[:, terms]]
     asked = (features(*target) / full_t[:, None])[:, terms]
     at_runs = points.completed_at
     before = _error(asked, everything, noise, at_runs, target) if fitted else None
-    everything.append((a[kept] / seconds[kept, None])[:, terms])
+    everything.append((features(s, m, c, q)[kept] / seconds[kept, None])[:, terms])
     at_both = [np.concatenate(pair) for pair in zip(at_runs, (v[kept] for v in (s, m, c, q)), strict=True)]
     if not fitted:
         warnings.append(
@@ -304,6 +251,16 @@ def _expected(
     work = np.maximum(scale / done.scale, 1.0)[:, None]
     fewer = np.maximum((done.machines * done.vcpus)[:, None] / (m * c), 1.0)
     return np.asarray((done.runtime_s[:, None] * work * fewer).min(axis=0))
+
+
+def _rows_made(points: Points) -> Rows:
+    """The distinct points that completed, with the mean of their logarithmic runtimes."""
+    at, of = np.unique(np.stack(points.completed_at, axis=1), axis=0, return_inverse=True)
+    log_t = np.log((points.runtime_s * points.speed)[~points.censored])
+    mean = np.bincount(of.ravel(), weights=log_t) / np.bincount(of.ravel())
+    some = np.unique(np.linspace(0, len(at) - 1, MOST_MADE).astype(int))
+    scale, machines, vcpus, units = at[some].T
+    return Rows.of((scale, machines, vcpus, units), np.exp(mean[some]))
 
 
 def _made(points: Points, s: Array, m: Array, c: Array) -> npt.NDArray[np.bool_]:
