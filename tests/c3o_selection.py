@@ -15,7 +15,7 @@ import numpy.typing as npt
 import pandas as pd
 
 from recommender.datasets import Dataset
-from recommender.models.c3o import MODELS, Table, choose, tables
+from recommender.models.c3o import C3O, MODELS, Table, choose, tables
 from recommender.models.points import Points, run_points
 from recommender.problem import build_problem
 from recommender.runs import Runs
@@ -41,6 +41,10 @@ class Job:
     kind: npt.NDArray[np.object_]
     context: npt.NDArray[np.intp]
     """Equal for points that differ in the number of nodes alone."""
+    frame: pd.DataFrame
+    """The runs of all points."""
+    point: npt.NDArray[np.intp]
+    """Of each run, its point."""
 
 
 @dataclass(frozen=True)
@@ -70,10 +74,10 @@ def jobs(c3o: Dataset, *, whole: bool = False) -> Iterator[Job]:
         table, stopped, _ = tables(problem, evidence, [])
         assert not stopped.any()
         points: Points = evidence.points
-        first = np.unique(points.key, return_index=True)[1]
+        first, point = np.unique(points.key, return_index=True, return_inverse=True)[1:]
         at = evidence.frame.iloc[first]
         context = at.groupby(["instance_type", *mine.inputs], dropna=False).ngroup().to_numpy()
-        yield Job(name, table, points.machines[first], points.instance_type[first], context)
+        yield Job(name, table, points.machines[first], points.instance_type[first], context, evidence.frame, point)
 
 
 def judge(job: Job, held_out: Rows, *, new_inputs: bool = False) -> Split:
@@ -86,6 +90,38 @@ def judge(job: Job, held_out: Rows, *, new_inputs: bool = False) -> Split:
     gap = np.abs(choice.believer(test) - test.y)
     covered = float(np.mean(gap <= Z95 * choice.spread))
     return Split({**mape, "c3o": mape[choice.name]}, choice.name, int(held_out.sum()), covered)
+
+
+@dataclass(frozen=True)
+class Answers:
+    """What the strategy's own predictions made of held-out points."""
+
+    error: npt.NDArray[np.float64]
+    """|predicted/truth − 1| of each."""
+    inside: npt.NDArray[np.bool_]
+    """Whether the truth is in the prediction's 90 % interval."""
+
+
+def answers(c3o: Dataset, job: Job, held_out: Rows, most: int, seed: int = 0) -> Answers:
+    """Ask the strategy about the inputs of held-out points, `most` of them drawn at random, from the other points' runs."""
+    train = job.frame[~held_out[job.point]].reset_index(drop=True)
+    inputs = [c for c in job.frame if str(c).startswith("input.") and job.frame[c].notna().all()]
+    at = job.frame.assign(y=np.log(job.frame["runtime_s"])).groupby(job.point).first()
+    at["y"] = np.log(job.frame.groupby(job.point)["runtime_s"].median())
+    at = at[held_out]
+    error, inside = [], []
+    kinds = at.groupby(inputs).ngroup().to_numpy()
+    for k in np.random.default_rng(seed).permutation(np.unique(kinds))[:most]:
+        wanted = at[kinds == k]
+        asked = {c.removeprefix("input."): float(wanted[c].iloc[0]) for c in inputs}
+        problem, mine = build_problem(Runs(train), candidates=c3o.candidates, inputs=asked)
+        found = C3O().predict(problem, mine)
+        keys = ["instance_type", "node_count"]
+        row = problem.configurations[keys].assign(row=range(len(found.spread))).merge(wanted[[*keys, "y"]], on=keys)
+        gap = found.log_runtime[row["row"]] - row["y"].to_numpy(float)
+        error.append(np.abs(np.expm1(gap)))
+        inside.append(np.abs(gap) <= Z95 * found.spread[row["row"]])
+    return Answers(np.concatenate(error), np.concatenate(inside))
 
 
 def random_splits(job: Job, count: int, seed: int = 0) -> Iterator[Rows]:

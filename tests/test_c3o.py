@@ -18,6 +18,7 @@ from recommender.datasets import Dataset, fetch_dataset
 from recommender.errors import InsufficientEvidenceError, UnknownNameError
 from recommender.models import EVIDENCE, Prediction
 from recommender.models.c3o import C3O, MODELS, Table, choose, factored, held_out, tables
+from recommender.models.descriptions import edges
 from recommender.models.points import run_points
 from recommender.problem import Problem, build_problem
 from recommender.strategies import Strategy, strategy
@@ -124,6 +125,41 @@ class TestPlantedShapes:
         assert points(often)[0].y == pytest.approx(points(once)[0].y)
 
 
+class TestTheTerms:
+    def test_they_add_up_to_the_median_and_name_what_takes_most(self) -> None:
+        problem, prediction = believe(table(noise=0.02), scale=2.0, k=5.0)
+        assert prediction.terms is not None
+        for i in range(len(problem.configurations)):
+            terms = prediction.terms(i)
+            assert sum(terms.values()) == pytest.approx(math.exp(prediction.log_runtime[i]), rel=1e-9)
+            assert min(terms.values()) >= 0
+        one = int(np.flatnonzero(problem.configurations["node_count"] == 1)[0])
+        assert prediction.terms(one)["work that divides over vCPUs"] > 0.8 * math.exp(prediction.log_runtime[one])
+        assert "work that divides over vCPUs takes" in prediction.binding(one)
+
+
+class TestEdges:
+    def test_the_outermost_values_are_left_out_until_the_question_is_twice_as_far_at_most_or_half_are(self) -> None:
+        values = np.array([1.0, 2.0, 4.0, 8.0, 16.0, 2.0])
+        (near,) = edges(values, np.array([16.0, 32.0]))
+        assert near.left.tolist() == [False, False, False, False, True, False]
+        assert near.beyond == pytest.approx([0.0, 1.0], abs=1e-6)
+        (far,) = edges(values, np.array([512.0, np.nan]))
+        assert far.left.tolist() == [False, False, False, True, True, False]
+        assert far.away == pytest.approx(math.sqrt((1 + 4) / 2))
+        (low,) = edges(values, np.array([0.5]))
+        assert low.left.tolist() == [True, False, False, False, False, False]
+
+    def test_inside_or_never_varied_there_is_none(self) -> None:
+        assert not edges(np.array([1.0, 3.0]), np.array([2.0]))
+        assert not edges(np.array([3.0, 3.0]), np.array([6.0]))
+
+    def test_a_spread_grows_as_distance_to_three_halves(self) -> None:
+        (edge,) = edges(np.array([1.0, 2.0, 4.0]), np.array([8.0, 64.0]))
+        assert edge.varies
+        assert edge.further(0.1) == pytest.approx([0.1 * (1 / edge.away) ** 1.5, 0.1 * (4 / edge.away) ** 1.5])
+
+
 class TestWhatIsNotKnown:
     def test_spread_grows_beyond_the_range_of_every_input_and_of_the_nodes(self) -> None:
         runs = table(noise=0.03)
@@ -136,6 +172,30 @@ class TestWhatIsNotKnown:
         assert (at[72.0] > at[18.0]).all()
         nodes = problem.configurations["node_count"].to_numpy()
         assert at[3.0][nodes == 64] > at[3.0][nodes == 8]
+
+    @pytest.mark.parametrize(
+        ("ks", "shape"),
+        [
+            ((1.0, 2.0, 3.0, 4.0), lambda k: k),
+            ((1.0, 2.0, 3.0, 4.0), lambda k: 1 + k * k / 20),
+            ((1.0, 4.0), lambda k: k),
+            ((10.0, 20.0), lambda k: 1.0),
+        ],
+        ids=["proportional", "curved", "two values", "no effect"],
+    )
+    def test_ten_times_the_largest_input_is_as_wide_as_extrapolating_from_the_smaller_ones_was_wrong(
+        self, ks: tuple[float, ...], shape: Callable[[float], float]
+    ) -> None:
+        runs = table(ks=ks, noise=0.03)
+        k = runs["input.k"].to_numpy()
+        runs["runtime_s"] *= np.array([shape(x) for x in k]) / k**0.7
+        far = 10 * ks[-1]
+        problem, prediction = believe(runs, scale=2.0, k=far)
+        nodes = problem.configurations["node_count"].to_numpy(float)
+        truth = np.log([law(2.0, 1.0, n) * shape(far) for n in nodes])
+        gap = np.abs(prediction.log_runtime - truth)[nodes <= 8]
+        assert (gap < 2.0 * prediction.spread[nodes <= 8]).all()
+        assert any("k = " in w for w in prediction.warnings)
 
     def test_an_input_that_never_varied_is_an_assumption_at_another_value(self) -> None:
         problem, mine = ask(table(ks=(1.0,)), scale=2.0, k=8.0)

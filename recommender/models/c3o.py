@@ -19,7 +19,7 @@ paper's tolerance adds the mean of predicted − observed, which has the wrong s
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -29,7 +29,7 @@ import pandas as pd
 from recommender.errors import InsufficientEvidenceError
 from recommender.models import ASSUMED, MODELLED, Array, Prediction, repetition_noise, with_measurements
 from recommender.models.conformal import spread_of
-from recommender.models.descriptions import describe
+from recommender.models.descriptions import Edge, describe, edges
 from recommender.models.ernest import (
     CLUSTER_FAMILY_SPREAD,
     FAMILY_SPREAD,
@@ -47,7 +47,7 @@ from recommender.models.ernest import (
 )
 from recommender.models.memory import MemoryLimit
 from recommender.models.points import Evidence, proposals, relative_speed, run_points, target_points
-from recommender.models.scaling import BASE, MINIMUM_POINTS, SERIAL, features, solve
+from recommender.models.scaling import BASE, MINIMUM_POINTS, SERIAL, by_name, features, solve
 from recommender.problem import Problem
 from recommender.runs import Runs
 
@@ -79,14 +79,28 @@ class Table:
         return Table(*(getattr(self, name)[rows] for name in self.__dataclass_fields__))
 
 
-Believer = Callable[[Table], Array]
+@dataclass(frozen=True)
+class Believer:
+    """A fitted model: what it says of ln t v, (n,), and what that is made of."""
+
+    says: Callable[[Table], Array]
+    terms: Callable[[Table], Array] | None = None
+    """Seconds of its scaling terms, (n, p), up to a factor; None where it has none."""
+    correction: Callable[[Table], Array] | None = None
+    """What boosting adds to ln t, (n,)."""
+
+    def __call__(self, table: Table) -> Array:
+        """ln t v of points or candidates."""
+        return self.says(table)
+
+
 Fitter = Callable[[Table], Believer]
 
 
 def ernest(table: Table) -> Believer:
     """y = ln θ·x, θ ≥ 0, least squares of relative residuals."""
     theta = solve(table.work, np.exp(table.y))
-    return lambda other: np.log(np.maximum(other.work @ theta, 1e-9))
+    return Believer(lambda other: np.log(np.maximum(other.work @ theta, 1e-9)), lambda other: other.work * theta)
 
 
 def factored(table: Table) -> Believer:
@@ -99,7 +113,10 @@ def factored(table: Table) -> Believer:
     for _ in range(SWEEPS):
         theta = solve(table.parallel, np.exp(table.y - z @ b))
         b = np.linalg.solve(gram, z.T @ (table.y - np.log(np.maximum(table.parallel @ theta, 1e-9))))
-    return lambda other: np.log(np.maximum(other.parallel @ theta, 1e-9)) + (other.z - mean) / size @ b
+    return Believer(
+        lambda other: np.log(np.maximum(other.parallel @ theta, 1e-9)) + (other.z - mean) / size @ b,
+        lambda other: other.parallel * theta,
+    )
 
 
 def boosting(table: Table) -> Believer:
@@ -108,7 +125,7 @@ def boosting(table: Table) -> Believer:
 
     trees = GradientBoostingRegressor(n_estimators=100, learning_rate=0.1, max_depth=3, subsample=0.5, random_state=0)
     trees.fit(np.column_stack([table.size, table.z]), table.y)
-    return lambda other: np.asarray(trees.predict(np.column_stack([other.size, other.z])))
+    return Believer(lambda other: np.asarray(trees.predict(np.column_stack([other.size, other.z]))))
 
 
 def corrected(base: Fitter) -> Fitter:
@@ -117,7 +134,7 @@ def corrected(base: Fitter) -> Fitter:
     def fit(table: Table) -> Believer:
         first = base(table)
         rest = boosting(replace(table, y=table.y - first(table)))
-        return lambda other: first(other) + rest(other)
+        return Believer(lambda other: first(other) + rest(other), first.terms, rest.says)
 
     return fit
 
@@ -143,6 +160,14 @@ def held_out(fitter: Fitter, table: Table, group: npt.NDArray[np.intp]) -> Array
     return np.clip(error, -3.0, 3.0)
 
 
+def beyond(fitter: Fitter, table: Table, left: npt.NDArray[np.bool_]) -> Array:
+    """e of the points `left`, predicted from the others; empty where those are too few. Clipped as in `held_out`."""
+    if (~left).sum() < MINIMUM_POINTS or not left.any():
+        return np.empty(0)
+    error = fitter(table.take(~left))(table.take(left)) - table.y[left]
+    return np.asarray(np.clip(error, -3.0, 3.0))
+
+
 @dataclass(frozen=True)
 class Choice:
     """The model chosen, fitted to all points, and how all of them did."""
@@ -153,6 +178,8 @@ class Choice:
     """Model -> e of every point."""
     group: npt.NDArray[np.intp]
     """What was left out together, one number a point."""
+    outer: tuple[float, ...]
+    """Of each edge, the chosen model's e at its points, fitted to the others; root mean square, 0 where those are too few."""
 
     @property
     def error(self) -> Array:
@@ -165,20 +192,35 @@ class Choice:
         return spread_of(self.error, self.group)
 
 
-def choose(table: Table, stopped: npt.NDArray[np.bool_], group: npt.NDArray[np.intp] | None = None) -> Choice:
+def choose(
+    table: Table,
+    stopped: npt.NDArray[np.bool_],
+    group: npt.NDArray[np.intp] | None = None,
+    edges: Sequence[Edge] = (),
+) -> Choice:
     """Fit the model of the least mean |e|; boosting takes part from BOOSTED_POINTS points on.
 
-    `group`: points to be left out together (all of one input, where a new one is asked about); None: each alone.
+    `group`: points to be left out together (all of one input, where a new one is asked about); None: each alone. Where
+    everything asked about lies beyond an edge, the model is that which predicts the points at such edges best.
     A point that was only ever stopped joins the fit at its limit where the model says less.
     """
     done = table.take(~stopped)
     left = (np.arange(len(table.y)) if group is None else group)[~stopped]
     names = [n for n in MODELS if "boosting" not in n or len(done.y) >= BOOSTED_POINTS]
     errors = {name: held_out(MODELS[name], done, left) for name in names}
-    best = min(names, key=lambda name: (round(float(np.mean(np.abs(errors[name]))), 9), names.index(name)))
+    outer = {name: [beyond(MODELS[name], done, e.left[~stopped]) for e in edges] for name in names}
+    told = [k for k, e in enumerate(edges) if e.varies and (e.beyond > 0).all() and len(outer[names[0]][k])]
+    judged = {n: np.concatenate([outer[n][k] for k in told]) for n in names} if told else errors
+    best = min(names, key=lambda name: (round(float(np.mean(np.abs(judged[name]))), 9), names.index(name)))
     believer = MODELS[best](done)
     news = stopped & (believer(table) < table.y)
-    return Choice(best, MODELS[best](table.take(~stopped | news)) if news.any() else believer, errors, left)
+    return Choice(
+        best,
+        MODELS[best](table.take(~stopped | news)) if news.any() else believer,
+        errors,
+        left,
+        tuple(float(np.sqrt(np.mean(e**2))) if len(e) else 0.0 for e in outer[best]),
+    )
 
 
 @dataclass(frozen=True)
@@ -197,7 +239,7 @@ class C3O:
         memory = MemoryLimit.of(problem, runs)
         evidence = run_points(problem, runs, warnings, every_input=True)
         table, stopped, asked = tables(problem, evidence, warnings)
-        choice = choose(table, stopped, asked.group)
+        choice = choose(table, stopped, asked.group, asked.edges)
         points, table_c = evidence.points, problem.configurations
         target = target_points(problem, table_c, evidence)
         families = table_c["family"].where(table_c["family"] != "", table_c["instance_type"]).to_numpy(object)
@@ -207,6 +249,8 @@ class C3O:
         beyond = np.hypot(outside(points.machines * points.vcpus, points.scale, target), asked.further)
         alone = (target[1] > 1) & (not cluster)  # nothing says that the program can use more than one machine
         beyond = np.where(alone, np.hypot(beyond, UNSEEN_PARALLEL_SPREAD * np.log2(target[1])), beyond)
+        for edge, far in zip(asked.edges, choice.outer, strict=True):
+            beyond = np.hypot(beyond, edge.further(far))
         untold = untold_spread(points, target)
         beyond = np.hypot(beyond, untold)
         warnings.extend(extrapolations(points, target) + never_told_apart(points, untold))
@@ -230,11 +274,31 @@ class C3O:
             excluded=memory.excluded,
             reasons=memory.reasons,
             warnings=tuple(dict.fromkeys(warnings)),
-            binding=lambda i: said + memory.remark(i),
-            terms=lambda i: {f"what {choice.name} says": float(np.exp(log_t[i]))},
+            binding=lambda i: _limits(choice.believer, asked.table, i) + said + memory.remark(i),
+            terms=lambda i: _terms(choice, asked.table, i, float(np.exp(log_t[i]))),
         )
         result = with_measurements(prediction, problem, runs)
         return replace(result, family_spread=np.minimum(result.family_spread, result.spread))
+
+
+def _terms(choice: Choice, candidates: Table, i: int, seconds: float) -> dict[str, float]:
+    """Seconds of candidate `i` by scaling term, whatever multiplies them shared out; by the model alone where it has none."""
+    if choice.believer.terms is None:
+        return {f"what {choice.name} says": seconds}
+    share = choice.believer.terms(candidates.take(np.array([i])))[0]
+    return by_name(share * seconds / max(float(share.sum()), 1e-300))
+
+
+def _limits(believer: Believer, candidates: Table, i: int) -> str:
+    """What takes most of the time of candidate `i`, and how much boosting corrects."""
+    row, said = candidates.take(np.array([i])), ""
+    if believer.terms is not None:
+        share = by_name(believer.terms(row)[0])
+        largest = max(share, key=lambda name: share[name])
+        said = f"{largest} takes {share[largest] / max(sum(share.values()), 1e-300):.0%} of the time; "
+    if believer.correction is not None:
+        said += f"boosting corrects it by {np.expm1(float(believer.correction(row)[0])):+.1%}; "
+    return said
 
 
 def _family_spread(
@@ -277,7 +341,13 @@ def tables(problem: Problem, evidence: Evidence, warnings: list[str]) -> tuple[T
     target = target_points(problem, problem.configurations, evidence)
     candidates = _table(target, said.asked, np.full(len(said.asked), np.nan, dtype=np.float64))
     group = _inputs_of(problem, evidence.frame.iloc[first])
-    return _table(own, said.run, y), stopped, Asked(candidates, said.further, said.assumed, group)
+    known = np.isfinite(target[2])
+    outer = (
+        *said.edges,
+        *edges(own[0], target[0]),
+        *(edges(own[1] * own[2], np.where(known, target[1] * target[2], np.nan)) if known.any() else ()),
+    )
+    return _table(own, said.run, y), stopped, Asked(candidates, said.further, said.assumed, group, outer)
 
 
 def _inputs_of(problem: Problem, frame: pd.DataFrame) -> npt.NDArray[np.intp] | None:
@@ -302,6 +372,8 @@ class Asked:
     """Whether the runs say nothing of a value asked about."""
     group: npt.NDArray[np.intp] | None
     """Of each point, its input, where the input asked about was not run and there are several; else None."""
+    edges: tuple[Edge, ...]
+    """One for each side of an input, of the scale or of the vCPUs in all that is asked about beyond the runs."""
 
 
 def _table(at: tuple[Array, Array, Array, Array], z: Array, y: Array) -> Table:

@@ -34,6 +34,56 @@ class Descriptions:
     """Spread of ln(runtime) because a value outside those of the runs is asked about, (configurations,)."""
     assumed: npt.NDArray[np.bool_]
     """Whether something is asked about of which the runs say nothing, (configurations,)."""
+    edges: tuple[Edge, ...]
+    """One for each side of a number that is asked about beyond the runs."""
+
+
+@dataclass(frozen=True)
+class Edge:
+    """A number asked about beyond its range, and the runs near that side of it: what a model that has not seen those says of
+    them is how well it extrapolates."""
+
+    left: npt.NDArray[np.bool_]
+    """The points to leave out, (points,)."""
+    away: float
+    """How far they are from those that are kept, root mean square, in the unit of `beyond`."""
+    beyond: Array
+    """How far the question is beyond all points: doublings, or ranges where a value is not positive; (configurations,)."""
+    varies: bool
+    """Whether the value still varies among the points that are kept."""
+
+    def further(self, error: float) -> Array:
+        """Spread of ln(runtime) for what is asked about, (configurations,), of a model whose root mean square error at the
+        points left out is `error`.
+
+        A slope that wanders as a random walk is off by distance^(3/2). Where the value does not vary among the points kept the
+        error is all of the slope: of one that goes on anywhere between not at all and twice as steep, it is the half width.
+        """
+        return np.asarray((self.beyond / self.away) ** 1.5 * (error if self.varies else error / np.sqrt(3.0)))
+
+
+def edges(values: Array, wanted: Array) -> list[Edge]:
+    """The sides of a number on which something is asked about beyond the runs; none where it never varied.
+
+    Left out are the outermost of its distinct values until the question is at most twice as far beyond all as the outermost
+    is beyond the rest, or half of them are.
+    """
+    both = np.concatenate([values, wanted[np.isfinite(wanted)]])
+    unit = np.log2 if both.min() > 0 else lambda v: v / max(float(np.ptp(values)), 1e-300)
+    u, w = unit(values), unit(np.where(np.isfinite(wanted), wanted, values[0]))
+    found = []
+    for side in (1.0, -1.0):
+        distinct = np.unique(np.round(side * u, 9))
+        beyond = np.maximum(0.0, side * w - distinct[-1] - 1e-9)
+        if len(distinct) == 1 or not beyond.any():
+            continue
+        kept = len(distinct) - 1
+        while kept > max(1, -(-len(distinct) // 2)) and distinct[-1] - distinct[kept - 1] < beyond.max() / 2:
+            kept -= 1
+        far = side * u - distinct[kept - 1]
+        left = far > 1e-8
+        found.append(Edge(left, float(np.sqrt(np.mean(far[left] ** 2))), beyond, varies=kept > 1))
+    return found
 
 
 def describe(problem: Problem, evidence: Evidence, rows: npt.NDArray[np.intp], warnings: list[str]) -> Descriptions:
@@ -44,6 +94,7 @@ def describe(problem: Problem, evidence: Evidence, rows: npt.NDArray[np.intp], w
     names: list[str] = []
     run: list[Array] = []
     asked: list[Array] = []
+    beyond: list[Edge] = []
     further, assumed = np.zeros(n), np.zeros(n, dtype=bool)
     for column in (c for c in map(str, frame) if c.startswith("input.")):
         if column not in problem.inputs:
@@ -56,6 +107,7 @@ def describe(problem: Problem, evidence: Evidence, rows: npt.NDArray[np.intp], w
         if column != scale:
             spread, unknown = distance(values, wanted)
             further, assumed = np.hypot(further, spread), assumed | unknown
+            beyond += edges(values, wanted)
             if spread[0]:
                 warnings.append(
                     f"{column} = {wanted[0]:g} is asked about and was measured from {values.min():g} to {values.max():g} "
@@ -71,6 +123,7 @@ def describe(problem: Problem, evidence: Evidence, rows: npt.NDArray[np.intp], w
             values, wanted = numeric.to_numpy(float)[: len(frame)], numeric.to_numpy(float)[len(frame) :]
             spread, unknown = distance(values, wanted)
             further, assumed = np.hypot(further, spread), assumed | unknown
+            beyond += edges(values, wanted)
             _add(names, run, asked, column, values, wanted)
         else:
             cells = both.astype(str).to_numpy(object)
@@ -86,7 +139,7 @@ def describe(problem: Problem, evidence: Evidence, rows: npt.NDArray[np.intp], w
         np.stack(part, axis=1) if part else np.empty((len(part_of), 0))
         for part, part_of in ((run, frame), (asked, configurations))
     )
-    return Descriptions(tuple(names), z, z_asked, further, assumed)
+    return Descriptions(tuple(names), z, z_asked, further, assumed, tuple(beyond))
 
 
 def distance(values: Array, wanted: Array) -> tuple[Array, npt.NDArray[np.bool_]]:

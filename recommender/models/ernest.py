@@ -27,7 +27,7 @@ from recommender.errors import InsufficientEvidenceError
 from recommender.models import ASSUMED, MODELLED, Array, Prediction, comparable, repetition_noise, with_measurements
 from recommender.models.memory import MemoryLimit
 from recommender.models.points import Points, proposals, relative_speed, run_points, target_points
-from recommender.models.scaling import MINIMUM_POINTS, TERMS, At, Fit, features, fit, undetermined
+from recommender.models.scaling import MINIMUM_POINTS, At, Fit, by_name, features, fit, undetermined
 from recommender.problem import Problem
 from recommender.runs import Runs
 
@@ -211,8 +211,7 @@ def _believe(problem: Problem, configurations: pd.DataFrame, runs: Runs, warning
 
     def terms(i: int) -> dict[str, float]:
         share = shape[i] * coefficients[i]
-        share = share * seconds[i] / max(float(share.sum()), 1e-300)
-        return {n: float(share[[n == other for other in TERMS]].sum()) for n in dict.fromkeys(TERMS)}
+        return by_name(share * seconds[i] / max(float(share.sum()), 1e-300))
 
     def binding(i: int) -> str:
         named = terms(i)

@@ -74,6 +74,14 @@ class Fit:
     """Root mean square of `held_out_log`, small-sample corrected."""
 
 
+def by_name(seconds: Array) -> dict[str, float]:
+    """Seconds of the first columns of `features`, (p,), summed by the name of their term."""
+    found: dict[str, float] = {}
+    for name, value in zip(TERMS, seconds, strict=False):
+        found[name] = found.get(name, 0.0) + float(value)
+    return found
+
+
 def features(scale: Array, machines: Array, vcpus: Array, units: Array) -> Array:
     """Columns 1, s/(m c), ln q, q (Ernest eq. 1) and s, s ln q, q²; shape (n, 7)."""
     log_q = np.log(units)
