@@ -21,6 +21,7 @@ from recommender.problem import Problem
 from recommender.recommendation import Considered, NextRun, Recommendation
 from recommender.runs import Runs
 from recommender.search.bandit import restricted
+from recommender.threads import single_threaded
 
 if TYPE_CHECKING:
     from recommender.composition import Strategy
@@ -79,6 +80,7 @@ class Auto:
     """Strategy by name."""
     arms: tuple[str, ...] = ARMS
 
+    @single_threaded
     def choose(self, problem: Problem, runs: Runs) -> Choice:
         """Return the strategy's name and the reason, by the table above."""
         choice = self._by_evidence(problem, runs)

@@ -36,6 +36,7 @@ from recommender.search.stopping import (
     over_budget,
     rule_of,
 )
+from recommender.threads import single_threaded
 
 
 class Strategy(Protocol):
@@ -68,6 +69,7 @@ class ModelBased:
     stop: StoppingRule = field(default_factory=Never)
     """When the acquisition's choice is not worth its run."""
 
+    @single_threaded
     def recommend(self, problem: Problem, runs: Runs) -> Recommendation:
         """Return the ranked answer; `next_run` is what `suggest` proposes, None for a strategy that measures nothing."""
         runs = canonical(runs)
@@ -89,6 +91,7 @@ class ModelBased:
         promise = partial(guarantee, problem, now, prediction, answer.rows[0])
         return replace(answer, next_run=found, warnings=(*answer.warnings, *notes), promise=promise)
 
+    @single_threaded
     def suggest(self, problem: Problem, runs: Runs, *, rng: np.random.Generator | None = None) -> Configuration | None:
         """Return what to measure next; randomness derives from (seed, number of runs) unless `rng` is given."""
         runs = canonical(runs)
@@ -103,6 +106,7 @@ class ModelBased:
         wanted = self.design.propose(problem, runs, rng, best)
         return None if over_budget(problem, runs, wanted) else wanted
 
+    @single_threaded
     def remarks(self, problem: Problem, runs: Runs) -> tuple[str, ...]:
         """What the reader must know before following `suggest`: of the archive, of a change; () where no archive is asked."""
         if not isinstance(self.design, References):

@@ -20,6 +20,7 @@ from recommender.ranking import rank
 from recommender.recommendation import Recommendation, Row
 from recommender.runs import Runs
 from recommender.strategies import ModelBased, calibrated, strategy
+from recommender.threads import single_threaded
 from recommender.units import format_duration, format_usd
 
 MOST_POINTS = 12
@@ -84,6 +85,7 @@ class Explanation:
         }
 
 
+@single_threaded
 def explain(
     problem: Problem,
     runs: Runs,

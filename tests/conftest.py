@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+# Models are tested directly too, in two processes side by side.
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 ROOT = Path(__file__).resolve().parents[1]
 
 # A job that a shell started in the background inherits that Ctrl-C is ignored, and so would every command under test.

@@ -138,7 +138,9 @@ def test_auto_explains_what_it_chose_and_c3o_its_model() -> None:
     assert about(name="auto").strategy == "ernest"
     found = about(name="c3o")
     assert found.strategy == "c3o"
-    assert sum(found.terms.values()) == pytest.approx(128.0, rel=1e-6), "20 s, 100 s of work that divides, 8 s of coordination"
+    assert sum(found.terms.values()) == pytest.approx(128.0, rel=1e-6), (
+        "20 s, 100 s of work that divides, 8 s of coordination"
+    )
     assert "left out in turn" in found.limits
 
 

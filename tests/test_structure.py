@@ -17,7 +17,7 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 # own modules may). `recommender` itself is the door: it re-exports, and nothing inside may go through it.
 ORDER = """
 errors
-resources units
+resources threads units
 table_files
 tables
 runs normalise catalogue
