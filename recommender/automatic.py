@@ -11,7 +11,7 @@ import numpy as np
 from recommender.candidates import Configuration
 from recommender.errors import RecommenderError
 from recommender.models import configuration_rows, measured
-from recommender.models.archive import archived, kept
+from recommender.models.archive import archived, believable, kept
 from recommender.models.ernest import distinct_points
 from recommender.models.held_out import asked, held_out_regret, log_price
 from recommender.models.scaling import MINIMUM_POINTS
@@ -83,20 +83,24 @@ class Auto:
     @single_threaded
     def choose(self, problem: Problem, runs: Runs) -> Choice:
         """Return the strategy's name and the reason, by the table above."""
+        problem, _ = believable(problem)
         choice = self._by_evidence(problem, runs)
         return choice if choice.measures != "prior" or not _archive(problem) else self._weighed(problem, runs, choice)
 
     def recommend(self, problem: Problem, runs: Runs) -> Recommendation:
         """Return the chosen strategy's answer, which says that it was chosen and why."""
+        problem, left_out = believable(problem)
         choice = self.choose(problem, runs)
         answer = self.named(choice.name).recommend(problem, runs)
         if choice.measures != choice.name:
             wanted = self._next(problem, runs, choice, None)
             answer = replace(answer, next_run=NextRun(**{"why": "", **vars(wanted)}) if wanted is not None else None)
-        return replace(answer, why=f"auto chose {choice.name}: {choice.why}", considered=choice.considered)
+        why = f"auto chose {choice.name}: {choice.why}"
+        return replace(answer, why=why, considered=choice.considered, warnings=(*left_out, *answer.warnings))
 
     def suggest(self, problem: Problem, runs: Runs, *, rng: np.random.Generator | None = None) -> Configuration | None:
         """Return what to measure next, by the table above; nothing has to be weighed for it."""
+        problem, _ = believable(problem)
         return self._next(problem, runs, self._by_evidence(problem, runs), rng)
 
     def _next(

@@ -14,6 +14,7 @@ import numpy as np
 from recommender.candidates import Configuration
 from recommender.errors import InsufficientEvidenceError
 from recommender.models import PerformanceModel, Prediction, measured, nothing_known
+from recommender.models.archive import believable
 from recommender.models.completing import tried
 from recommender.models.drift import since_change
 from recommender.problem import Problem
@@ -72,10 +73,10 @@ class ModelBased:
     @single_threaded
     def recommend(self, problem: Problem, runs: Runs) -> Recommendation:
         """Return the ranked answer; `next_run` is what `suggest` proposes, None for a strategy that measures nothing."""
-        runs = canonical(runs)
+        (problem, left_out), runs = believable(problem), canonical(runs)
         now, changed = self.current(problem, runs)
         prediction = self.model.predict(problem, now)
-        prediction = replace(prediction, warnings=_with(prediction.warnings, changed))
+        prediction = replace(prediction, warnings=_with((*left_out, *prediction.warnings), changed))
         searches = self.acquisition is not None
         measure = self.design is not None and not searches
         answer = rank(problem, prediction, strategy=self.name, why=self.why, measure=measure, runs=now)
@@ -94,7 +95,7 @@ class ModelBased:
     @single_threaded
     def suggest(self, problem: Problem, runs: Runs, *, rng: np.random.Generator | None = None) -> Configuration | None:
         """Return what to measure next; randomness derives from (seed, number of runs) unless `rng` is given."""
-        runs = canonical(runs)
+        (problem, _), runs = believable(problem), canonical(runs)
         rng = rng or problem.random(self.current(problem, runs)[0])
         if self.acquisition is not None:
             return self._search(problem, runs, None, rng)[0]
@@ -111,12 +112,13 @@ class ModelBased:
         """What the reader must know before following `suggest`: of the archive, of a change; () where no archive is asked."""
         if not isinstance(self.design, References):
             return ()
+        problem, left_out = believable(problem)
         now, changed = self.current(problem, canonical(runs))
         try:
             said = self.model.predict(problem, now).warnings
         except InsufficientEvidenceError:  # references are asked for before anything can be believed
             said = ()
-        return _with(said, changed)
+        return _with((*left_out, *said), changed)
 
     def current(self, problem: Problem, runs: Runs) -> tuple[Runs, str]:
         """The runs of the workload as it now is, and how it changed in words: who asks for references adapts to a change.

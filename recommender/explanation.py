@@ -15,6 +15,7 @@ from recommender.candidates import Candidates
 from recommender.errors import InfeasibleError, InputError, InsufficientEvidenceError, UnknownNameError, did_you_mean
 from recommender.inputs import scale_column
 from recommender.models import MEASURED, PerformanceModel, Prediction
+from recommender.models.archive import believable
 from recommender.problem import Problem
 from recommender.ranking import rank
 from recommender.recommendation import Recommendation, Row
@@ -105,6 +106,7 @@ def explain(
     InputError
         For a strategy that is not one model.
     """
+    problem, left_out = believable(problem)
     chosen = strategy(strategy_name)
     if isinstance(chosen, Auto):
         choice = chosen.choose(problem, runs)
@@ -135,7 +137,7 @@ def explain(
         supports=supports,
         points=points,
         changes=tuple(_changes(problem, prediction, i, row, excluded, best, supports)),
-        warnings=tuple(dict.fromkeys((*problem.notes, *prediction.warnings))),
+        warnings=tuple(dict.fromkeys((*problem.notes, *left_out, *prediction.warnings))),
     )
 
 

@@ -308,21 +308,6 @@ class TestBadArchives:
         assert "left out" in said
         assert "left out" not in quiet
 
-    @pytest.mark.parametrize("name", ["selecta", "neighbours", "quasar", "paris"])
-    def test_a_workload_that_is_left_out_changes_nothing_though_its_runs_failed(
-        self, frame: pd.DataFrame, mine: pd.DataFrame, name: str
-    ) -> None:
-        good = self.others(frame).reset_index(drop=True)
-        bad, rng = good["workload"] == "w008", np.random.default_rng(0)
-        failed = rng.random(len(good)) < np.where(bad, 0.5, 0.1)
-        good["status"] = np.where(failed, "failed", "completed")
-        poisoned = good.assign(runtime_s=good["runtime_s"].where(~bad, good["runtime_s"] * 1000))
-        with_, without = (strategy(name).recommend(*ask(f, mine)) for f in (poisoned, good[~bad]))
-        assert [replace(r, reason="") for r in with_.rows] == [replace(r, reason="") for r in without.rows]
-        assert [r.reason for r in with_.rows] == [r.reason for r in without.rows]
-        assert with_.next_run == without.next_run
-        assert any("w008" in w for w in with_.warnings)
-
     @pytest.mark.parametrize(("ratio", "near"), [(60, "near 60: minutes"), (1 / 1000, "near 1,000: milliseconds")])
     def test_a_whole_archive_in_another_unit_is_asked_about(self, ratio: float, near: str) -> None:
         frame = planted(workloads=20)
