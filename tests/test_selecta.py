@@ -463,6 +463,35 @@ def test_lumos_is_answered_without_its_application_and_reproducibly(mirror: Path
     assert first.to_dict()["expected_runtime_s"] == pytest.approx(second.to_dict()["expected_runtime_s"])
 
 
+@pytest.mark.parametrize("workload", ["spark_sort_large", "hadoop_terasort_large", "spark_als_huge"])
+@pytest.mark.parametrize("count", [2, 3])
+def test_on_lumos_folding_in_equals_refitting_with_the_new_runs(mirror: Path, workload: str, count: int) -> None:
+    data = fetch_dataset("lumos", mirror=mirror)
+    frame, aws = data.runs.frame, data.candidates[data.candidates["feature.provider"] == "aws"]
+    mine = frame[frame["workload"] == workload]
+    others = frame[frame["application"] != mine["application"].iloc[0]]
+
+    def learnt_from(runs: pd.DataFrame) -> tuple[Problem, Archived]:
+        archive = Runs(runs.reset_index(drop=True))
+        problem, _ = build_problem(None, workload="new", archive=[archive], candidates=aws, objective="runtime")
+        return problem, archived(problem)
+
+    problem, archive = learnt_from(others)
+    types, chosen = problem.configurations["instance_type"], list[int]()
+    for _ in range(count):
+        found = next_reference(problem, tuple(chosen), types.isin(mine["instance_type"]).to_numpy())
+        assert found is not None
+        chosen.append(found)
+    told = mine[mine["instance_type"].isin(types[chosen])].drop_duplicates("instance_type")
+    again, larger = learnt_from(pd.concat([others, told]))
+    assert len(larger.y) == len(archive.y) + 1
+    y = np.log(types.map(told.set_index("instance_type")["runtime_s"]).to_numpy(float))
+    for rank in (1, 2, 4):
+        folded, _ = Factorised(rank)(problem, archive).fold_in(y[archive.columns], np.zeros(0))
+        refitted, _ = Factorised(rank)(again, larger).fold_in(y[larger.columns], np.zeros(0))
+        assert folded == pytest.approx(refitted, abs=0.03)
+
+
 class TestGoingOnAsASearch:
     def test_measures_the_references_and_then_by_expected_improvement_until_little_is_left(self) -> None:
         frame = planted(noise=0.05)
