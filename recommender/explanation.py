@@ -15,7 +15,6 @@ from recommender.candidates import Candidates
 from recommender.errors import InfeasibleError, InputError, InsufficientEvidenceError, UnknownNameError, did_you_mean
 from recommender.inputs import scale_column
 from recommender.models import MEASURED, PerformanceModel, Prediction
-from recommender.models.archive import believable
 from recommender.problem import Problem
 from recommender.ranking import rank
 from recommender.recommendation import Recommendation, Row
@@ -106,17 +105,19 @@ def explain(
     InputError
         For a strategy that is not one model.
     """
-    problem, left_out = believable(problem)
     chosen = strategy(strategy_name)
     if isinstance(chosen, Auto):
         choice = chosen.choose(problem, runs)
-        chosen = replace(made, why=choice.why) if isinstance(made := strategy(choice.name), ModelBased) else made
+        made = chosen.adapting(choice.name)
+        chosen = replace(made, why=choice.why) if isinstance(made, ModelBased) else made
     if not isinstance(chosen, ModelBased):
         raise InputError(
             f"strategy {strategy_name!r} is not one model whose prediction could be explained; name another"
         )
     median = chosen.model  # of which the points left out in turn are asked: calibration leaves it alone
     chosen = calibrated(chosen) if calibrate else chosen
+    known_of = chosen.evidence(problem, runs)
+    problem, runs = known_of.problem, known_of.now
     i = _row_of(problem, instance_type, node_count)
     prediction = chosen.model.predict(problem, runs)
     row, excluded = _ranked_alone(problem, prediction, i, chosen)
@@ -137,7 +138,7 @@ def explain(
         supports=supports,
         points=points,
         changes=tuple(_changes(problem, prediction, i, row, excluded, best, supports)),
-        warnings=tuple(dict.fromkeys((*problem.notes, *left_out, *prediction.warnings))),
+        warnings=tuple(dict.fromkeys((*problem.notes, *known_of.said, *prediction.warnings))),
     )
 
 

@@ -45,7 +45,6 @@ from recommender.models import (
 )
 from recommender.models.archive import CONTRADICTION, MAD, SCATTER, archived, kept
 from recommender.models.completing import completing
-from recommender.models.drift import since_change
 from recommender.models.fold_in import UNKNOWN_SHAPE
 from recommender.models.memory import MemoryLimit
 from recommender.models.paris import hardware
@@ -157,7 +156,6 @@ class Transfer:
             input.
         """
         cells = archived(problem).cells
-        runs, changed = since_change(problem, runs)
         seen = measured(problem, runs)
         inputs = tuple(c for c in runs.inputs if c in problem.inputs)
         source = kept(problem, (self, inputs, problem.seed), lambda: teach(problem, inputs))
@@ -181,7 +179,7 @@ class Transfer:
             completing=cells.completing * completing(problem, seen),
             excluded=memory.excluded,
             reasons=memory.reasons,
-            warnings=(*source.warnings, *((changed,) if changed else ()), *said, *remarks(source, own)),
+            warnings=(*source.warnings, *said, *remarks(source, own)),
             binding=lambda i: remark + memory.remark(i),
         )
         joined = with_measurements(prediction, problem, runs)
