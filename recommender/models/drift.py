@@ -17,6 +17,7 @@ import pandas as pd
 
 from recommender.inputs import scale_column
 from recommender.models import NOISE_PRIOR, NOISE_PRIOR_DOF, Array, configuration_rows
+from recommender.models.archive import listed
 from recommender.problem import Problem
 from recommender.runs import Runs
 
@@ -24,8 +25,6 @@ CHANGE = 4.0
 """Standard deviations from which on a run does not belong with those before it."""
 DIFFERS = float(np.log(2.0))
 """Difference of ln(runtime) of repetitions from which on they are called different where no order can tell why."""
-NAMED = 5
-"""Configurations that a sentence names."""
 
 
 def since_change(problem: Problem, runs: Runs) -> tuple[Runs, tuple[str, ...]]:
@@ -116,16 +115,10 @@ def _whole(problem: Problem, frame: pd.DataFrame) -> npt.NDArray[np.intp]:
 
 
 def _sentence(problem: Problem, run: pd.Series, row: int, apart: float, earlier: list[int]) -> str:
-    label = {i: problem.candidates.configuration(i).label for i in (row, *earlier[:NAMED])}
-    more = f" and {len(earlier) - NAMED} more" if len(earlier) > NAMED else ""
-    times = f"{np.exp(abs(apart)):.1f} x {'longer' if apart > 0 else 'shorter'}"
+    label = np.array([problem.candidates.configuration(i).label for i in (row, *earlier)], dtype=object)
+    again = f", and its reference configurations should be run again: {listed(label[1:])}" if earlier else ""
     return (
-        f"the workload changed: its run of {run['started_at']:%Y-%m-%d %H:%M} on "
-        f"{label[row]} took {times} than those before it (its input "
-        f"{'grew' if apart > 0 else 'shrank'}?); runs before it are left out"
-        + (
-            f", and its reference configurations should be run again: {', '.join(label[i] for i in earlier[:NAMED])}{more}"
-            if earlier
-            else ""
-        )
+        f"the workload changed: its run of {run['started_at']:%Y-%m-%d %H:%M} on {label[0]} took "
+        f"{np.exp(abs(apart)):.1f} x {'longer' if apart > 0 else 'shorter'} than those before it (its input "
+        f"{'grew' if apart > 0 else 'shrank'}?); runs before it are left out{again}"
     )
