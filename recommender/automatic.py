@@ -69,9 +69,10 @@ class Auto:
     is lower by more than SURE standard errors of the paired difference: with eight workloads, less says nothing.
 
     The archive is looked through first, and what was run before the workload changed is left out of every count and belief
-    (`composition.evidence`). Nothing else changes the choice. A deadline or a budget per run drops the arms that believe no runtime, and a search
-    budget ends every search. Counters (`metric.*`) are read by arrow, paris and selecta, which are asked by name or
-    weighed too when `arms` names them.
+    (`composition.evidence`). Nothing else changes the choice. A deadline or a budget per run drops the arms that believe no
+    runtime, and a search budget ends every search. Counters (`metric.*`) are read by arrow, paris and selecta, which are
+    asked by name or weighed too when `arms` names them; selecta as a further arm never changed the choice on Lumos and made
+    asking 1.1 to 1.4 times as dear (docs/benchmarks.md, "`auto`: selecta as a further arm").
     """
 
     named: Callable[[str], Strategy]
