@@ -162,7 +162,7 @@ def read_archive(path: Path) -> Archive:
 
 
 def _split(frame: pd.DataFrame, name: str) -> Archive:
-    return Archive(name, Runs.from_frame(frame.drop(columns=list(PROVENANCE))), frame[list(PROVENANCE)])
+    return Archive(name, Runs.from_table(frame), frame[list(PROVENANCE)])
 
 
 def named_or_table(source: str | Path, store: str | Path | None = None) -> Runs | Path:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from recommender.candidates import Configuration
+from recommender.composition import ModelBased, Strategy, evidence
 from recommender.errors import RecommenderError
 from recommender.models import configuration_rows, measured
 from recommender.models.archive import archived, kept
@@ -22,9 +22,6 @@ from recommender.recommendation import Considered, NextRun, Recommendation
 from recommender.runs import Runs
 from recommender.search.bandit import restricted
 from recommender.threads import single_threaded
-
-if TYPE_CHECKING:
-    from recommender.composition import Strategy
 
 ARMS = ("prior", "column-mean", "best-fixed", "ernest")
 """What is weighed on the archive, the default first."""
@@ -71,9 +68,11 @@ class Auto:
     regret of the recommendation is looked up in its own runs. The first arm is left only for one whose mean ln(regret + 1)
     is lower by more than SURE standard errors of the paired difference: with eight workloads, less says nothing.
 
-    Nothing else changes the choice. A deadline or a budget per run drops the arms that believe no runtime, and a search
-    budget ends every search. Counters (`metric.*`) are read by arrow, paris and selecta, which are asked by name or
-    weighed too when `arms` names them.
+    The archive is looked through first, and what was run before the workload changed is left out of every count and belief
+    (`composition.evidence`). Nothing else changes the choice. A deadline or a budget per run drops the arms that believe no
+    runtime, and a search budget ends every search. Counters (`metric.*`) are read by arrow, paris and selecta, which are
+    asked by name or weighed too when `arms` names them; selecta as a further arm never changed the choice on Lumos and made
+    asking 1.1 to 1.4 times as dear (docs/benchmarks.md, "`auto`: selecta as a further arm").
     """
 
     named: Callable[[str], Strategy]
@@ -83,28 +82,47 @@ class Auto:
     @single_threaded
     def choose(self, problem: Problem, runs: Runs) -> Choice:
         """Return the strategy's name and the reason, by the table above."""
+        known = evidence(problem, runs, adapts=True)
+        problem, runs = known.problem, known.now
         choice = self._by_evidence(problem, runs)
         return choice if choice.measures != "prior" or not _archive(problem) else self._weighed(problem, runs, choice)
 
     def recommend(self, problem: Problem, runs: Runs) -> Recommendation:
         """Return the chosen strategy's answer, which says that it was chosen and why."""
-        choice = self.choose(problem, runs)
-        answer = self.named(choice.name).recommend(problem, runs)
+        known = evidence(problem, runs, adapts=True)
+        choice = self.choose(known.problem, known.runs)
+        answer = self.adapting(choice.name).recommend(known.problem, known.runs)
         if choice.measures != choice.name:
-            wanted = self._next(problem, runs, choice, None)
+            wanted = self._next(known.problem, known.runs, choice, None)
             answer = replace(answer, next_run=NextRun(**{"why": "", **vars(wanted)}) if wanted is not None else None)
-        return replace(answer, why=f"auto chose {choice.name}: {choice.why}", considered=choice.considered)
+        why = f"auto chose {choice.name}: {choice.why}"
+        return replace(
+            answer,
+            why=why,
+            considered=choice.considered,
+            warnings=tuple(dict.fromkeys((*known.said, *answer.warnings))),
+        )
 
     def suggest(self, problem: Problem, runs: Runs, *, rng: np.random.Generator | None = None) -> Configuration | None:
         """Return what to measure next, by the table above; nothing has to be weighed for it."""
-        return self._next(problem, runs, self._by_evidence(problem, runs), rng)
+        known = evidence(problem, runs, adapts=True)
+        return self._next(known.problem, known.runs, self._by_evidence(known.problem, known.now), rng)
+
+    def remarks(self, problem: Problem, runs: Runs) -> tuple[str, ...]:
+        """What the reader must know before following `suggest`: of the archive, and of a change of the workload."""
+        return evidence(problem, runs, adapts=True).said
+
+    def adapting(self, name: str) -> Strategy:
+        """The strategy called `name`, leaving out what was run before a change."""
+        made = self.named(name)
+        return replace(made, adapts=True) if isinstance(made, ModelBased) else made
 
     def _next(
         self, problem: Problem, runs: Runs, choice: Choice, rng: np.random.Generator | None
     ) -> Configuration | None:
         if choice.measures == "scaling":
             return _scaling_run(problem, runs)
-        return self.named(choice.measures).suggest(problem, runs, rng=rng)
+        return self.adapting(choice.measures).suggest(problem, runs, rng=rng)
 
     def _by_evidence(self, problem: Problem, runs: Runs) -> Choice:
         """The table without its last row."""

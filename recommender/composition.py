@@ -14,6 +14,7 @@ import numpy as np
 from recommender.candidates import Configuration
 from recommender.errors import InsufficientEvidenceError
 from recommender.models import PerformanceModel, Prediction, measured, nothing_known
+from recommender.models.archive import believable
 from recommender.models.completing import tried
 from recommender.models.drift import since_change
 from recommender.problem import Problem
@@ -37,6 +38,29 @@ from recommender.search.stopping import (
     rule_of,
 )
 from recommender.threads import single_threaded
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """What a strategy rests on, looked through where the strategy enters and nowhere else."""
+
+    problem: Problem
+    """Its archive is without what is not believable."""
+    runs: Runs
+    """All of the workload's: they were paid for, so a search budget counts them."""
+    now: Runs
+    """Those of the workload as it now is: what was measured before a change is evidence of another workload, and no belief,
+    incumbent or count may rest on it."""
+    said: tuple[str, ...]
+    """What was left out, in words."""
+
+
+def evidence(problem: Problem, runs: Runs, *, adapts: bool) -> Evidence:
+    """Look archive and runs through; `adapts`: leave out what was run before the workload changed."""
+    problem, said = believable(problem)
+    runs = canonical(runs)
+    now, changed = since_change(problem, runs) if adapts else (runs, ())
+    return Evidence(problem, runs, now if now is runs else canonical(now), (*said, *changed))
 
 
 class Strategy(Protocol):
@@ -68,25 +92,28 @@ class ModelBased:
     """What to measure once the design is exhausted; None: nothing."""
     stop: StoppingRule = field(default_factory=Never)
     """When the acquisition's choice is not worth its run."""
+    adapts: bool = False
+    """Whether runs from before a change of the workload are left out; who asks for references always leaves them out."""
 
     @single_threaded
     def recommend(self, problem: Problem, runs: Runs) -> Recommendation:
         """Return the ranked answer; `next_run` is what `suggest` proposes, None for a strategy that measures nothing."""
-        runs = canonical(runs)
-        now, changed = self.current(problem, runs)
+        known = self.evidence(problem, runs)
+        problem, runs, now = known.problem, known.runs, known.now
         prediction = self.model.predict(problem, now)
-        prediction = replace(prediction, warnings=_with(prediction.warnings, changed))
+        prediction = replace(prediction, warnings=(*known.said, *prediction.warnings))
         searches = self.acquisition is not None
         measure = self.design is not None and not searches
         answer = rank(problem, prediction, strategy=self.name, why=self.why, measure=measure, runs=now)
         if not searches:
             if isinstance(self.design, References):
-                answer = replace(answer, next_run=self.design.propose(problem, runs, problem.random(now), answer))
+                wanted = self.design.propose(problem, now, problem.random(now), answer, earlier=runs)
+                answer = replace(answer, next_run=wanted)
             ended = over_budget(problem, runs, answer.next_run)
             unweighed = f"the planned runs were not weighed: {self.name} does not search"
             notes = (*((unweighed,) if problem.runs_planned is not None else ()), *((ended,) if ended else ()))
             return replace(answer, next_run=None if ended else answer.next_run, warnings=(*answer.warnings, *notes))
-        found, stopped = self._search(problem, runs, prediction, problem.random(now))
+        found, stopped = self._search(known, prediction, problem.random(now))
         notes = (f"nothing more is worth measuring: {stopped}",) if stopped else ()
         promise = partial(guarantee, problem, now, prediction, answer.rows[0])
         return replace(answer, next_run=found, warnings=(*answer.warnings, *notes), promise=promise)
@@ -94,47 +121,49 @@ class ModelBased:
     @single_threaded
     def suggest(self, problem: Problem, runs: Runs, *, rng: np.random.Generator | None = None) -> Configuration | None:
         """Return what to measure next; randomness derives from (seed, number of runs) unless `rng` is given."""
-        runs = canonical(runs)
-        rng = rng or problem.random(self.current(problem, runs)[0])
+        known = self.evidence(problem, runs)
+        problem, runs = known.problem, known.runs
+        rng = rng or problem.random(known.now)
         if self.acquisition is not None:
-            return self._search(problem, runs, None, rng)[0]
+            return self._search(known, None, rng)[0]
         if self.design is None:
             return None
-        if isinstance(self.design, References) and (start := self.design.propose(problem, runs, rng, None)):
+        if isinstance(self.design, References) and (start := self._designed(known, rng, None)):
             return None if over_budget(problem, runs, start) else start  # also where nothing can be recommended
         best = None if isinstance(self.design, Uniform) else self.recommend(problem, runs)
-        wanted = self.design.propose(problem, runs, rng, best)
+        wanted = self._designed(known, rng, best)
         return None if over_budget(problem, runs, wanted) else wanted
 
     @single_threaded
     def remarks(self, problem: Problem, runs: Runs) -> tuple[str, ...]:
-        """What the reader must know before following `suggest`: of the archive, of a change; () where no archive is asked."""
+        """What the reader must know before following `suggest`: of the archive, of a change, and where references are asked
+        for what the model has to say."""
+        known = self.evidence(problem, runs)
         if not isinstance(self.design, References):
-            return ()
-        now, changed = self.current(problem, canonical(runs))
+            return known.said
         try:
-            said = self.model.predict(problem, now).warnings
+            return (*known.said, *self.model.predict(known.problem, known.now).warnings)
         except InsufficientEvidenceError:  # references are asked for before anything can be believed
-            said = ()
-        return _with(said, changed)
+            return known.said
 
-    def current(self, problem: Problem, runs: Runs) -> tuple[Runs, str]:
-        """The runs of the workload as it now is, and how it changed in words: who asks for references adapts to a change.
+    def evidence(self, problem: Problem, runs: Runs) -> Evidence:
+        """What the strategy rests on."""
+        return evidence(problem, runs, adapts=self.adapts or isinstance(self.design, References))
 
-        What was measured before is evidence of another workload: no belief, incumbent or count may rest on it. It was paid
-        for all the same, so a search budget counts all runs.
-        """
-        if not isinstance(self.design, References):
-            return runs, ""
-        now, said = since_change(problem, runs)
-        return canonical(now), said
+    def _designed(
+        self, known: Evidence, rng: np.random.Generator, best: Recommendation | None
+    ) -> Configuration | NextRun | None:
+        """What the design proposes."""
+        if isinstance(self.design, References):
+            return self.design.propose(known.problem, known.now, rng, best, earlier=known.runs)
+        return self.design.propose(known.problem, known.now, rng, best) if self.design is not None else None
 
     def _search(
-        self, problem: Problem, runs: Runs, prediction: Prediction | None, rng: np.random.Generator
+        self, known: Evidence, prediction: Prediction | None, rng: np.random.Generator
     ) -> tuple[NextRun | None, str]:
         """The design's next configuration; else the best by the acquisition; or None and why the search stops."""
-        stop, (now, _) = rule_of(problem, self.stop), self.current(problem, runs)
-        start = self.design.propose(problem, runs, rng, None) if self.design is not None else None
+        problem, runs, now = known.problem, known.runs, known.now
+        stop, start = rule_of(problem, self.stop), self._designed(known, rng, None)
         if start is not None:
             stopped = stop.reason(problem, now, nothing_known(problem), unscored(problem), row_of(problem, start))
             stopped = stopped or over_budget(problem, runs, start)
@@ -160,10 +189,6 @@ class ModelBased:
             wanted = replace(wanted, saves_usd=float(scores.improvement[row]) * scores.incumbent)
         stopped = stopped or over_budget(problem, runs, wanted)
         return (None, stopped) if stopped else (wanted, "")
-
-
-def _with(warnings: tuple[str, ...], said: str) -> tuple[str, ...]:
-    return (*warnings, said) if said and said not in warnings else warnings
 
 
 def canonical(runs: Runs) -> Runs:

@@ -108,13 +108,16 @@ def explain(
     chosen = strategy(strategy_name)
     if isinstance(chosen, Auto):
         choice = chosen.choose(problem, runs)
-        chosen = replace(made, why=choice.why) if isinstance(made := strategy(choice.name), ModelBased) else made
+        made = chosen.adapting(choice.name)
+        chosen = replace(made, why=choice.why) if isinstance(made, ModelBased) else made
     if not isinstance(chosen, ModelBased):
         raise InputError(
             f"strategy {strategy_name!r} is not one model whose prediction could be explained; name another"
         )
     median = chosen.model  # of which the points left out in turn are asked: calibration leaves it alone
     chosen = calibrated(chosen) if calibrate else chosen
+    known_of = chosen.evidence(problem, runs)
+    problem, runs = known_of.problem, known_of.now
     i = _row_of(problem, instance_type, node_count)
     prediction = chosen.model.predict(problem, runs)
     row, excluded = _ranked_alone(problem, prediction, i, chosen)
@@ -135,7 +138,7 @@ def explain(
         supports=supports,
         points=points,
         changes=tuple(_changes(problem, prediction, i, row, excluded, best, supports)),
-        warnings=tuple(dict.fromkeys((*problem.notes, *prediction.warnings))),
+        warnings=tuple(dict.fromkeys((*problem.notes, *known_of.said, *prediction.warnings))),
     )
 
 

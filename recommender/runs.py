@@ -26,7 +26,21 @@ class Runs:
     @staticmethod
     def from_frame(df: pd.DataFrame, source: str = "data frame") -> Runs:
         """Return the validated runs of a data frame; `source` names it in messages. Raises RecommenderError."""
-        return _filled(read_table(df, RUNS, name=source))
+        return Runs.from_table(read_table(df, RUNS, name=source))
+
+    @staticmethod
+    def from_table(table: pd.DataFrame) -> Runs:
+        """Return the runs of a table that `read_table` validated already; columns beside the contract's are left out."""
+        canonical = [column.name for column in RUNS.columns]
+        families = [name for family in RUNS.prefixes for name in table if str(name).startswith(family.prefix)]
+        frame = table.reindex(columns=[*canonical, *families])
+        for column in RUNS.columns:
+            if column.name not in table:
+                kind = {"number": "float64", "timestamp": "datetime64[us, UTC]"}.get(column.kind, "object")
+                frame[column.name] = pd.Series([None] * len(table), index=table.index, dtype=kind)
+        frame["status"] = frame["status"].where(frame["status"].notna(), "completed")
+        frame["application"] = frame["application"].where(frame["application"].notna(), frame["workload"])
+        return Runs(frame)
 
     def __len__(self) -> int:
         """Return the number of runs."""
@@ -74,7 +88,7 @@ class Runs:
 
 def read_runs(source: str | Path | pd.DataFrame) -> Runs:
     """Return the validated runs of a CSV file, a Parquet file or a data frame. Raises RecommenderError."""
-    return _filled(read_table(source, RUNS))
+    return Runs.from_table(read_table(source, RUNS))
 
 
 def write_runs(runs: Runs, path: str | Path) -> None:
@@ -101,17 +115,3 @@ def append_run(path: str | Path, row: Mapping[str, object]) -> None:
             parts = [part.reindex(columns=names).astype(object) for part in (old, new)]
             new = read_table(pd.concat(parts, ignore_index=True), RUNS, name=str(path))
         replace_table(new, path)
-
-
-def _filled(table: pd.DataFrame) -> Runs:
-    """Return a validated table with every optional column of the contract, in canonical order."""
-    canonical = [column.name for column in RUNS.columns]
-    families = [name for family in RUNS.prefixes for name in table if str(name).startswith(family.prefix)]
-    frame = table.reindex(columns=[*canonical, *families])
-    for column in RUNS.columns:
-        if column.name not in table:
-            kind = {"number": "float64", "timestamp": "datetime64[us, UTC]"}.get(column.kind, "object")
-            frame[column.name] = pd.Series([None] * len(table), index=table.index, dtype=kind)
-    frame["status"] = frame["status"].where(frame["status"].notna(), "completed")
-    frame["application"] = frame["application"].where(frame["application"].notna(), frame["workload"])
-    return Runs(frame)

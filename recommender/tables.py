@@ -32,6 +32,8 @@ MAX_CHARACTERS = 200
 
 _NUMBER = r"^[+-]?([0-9]+(\.[0-9]*)?|\.[0-9]+)([eE][+-]?[0-9]+)?$"
 _TIMESTAMP = r"\d{4}-\d\d-\d\d([T ]\d\d:\d\d(:\d\d([.,]\d{1,9})?)?(Z|[+-]\d\d(:?\d\d)?)?)?"
+_FIRST_US, _LAST_US = -62_135_596_800_000_000, 253_402_300_799_999_999
+"""Microseconds from 1970 to the first and the last moment of the years 1 to 9999."""
 _NOT_A_VALUE = frozenset({"nan", "inf", "infinity", "<na>", "nat"})
 _TEXT = f"at most {MAX_CHARACTERS} printable characters that do not start with = + - @"
 _ALLOWED: dict[str, str] = {
@@ -250,7 +252,7 @@ def _converted(raw: RawTable, cells: Any, column: Column) -> pd.Series[Any]:
 
 
 def _plain(raw: RawTable, cells: Any, column: Column) -> Any:
-    """Return cells of any Arrow type as trimmed strings, or float64 where both they and the column are numeric."""
+    """Return cells of any Arrow type as trimmed strings; as float64, or UTC times, where both they and the column are."""
     kind = cells.type
     try:
         if pa.types.is_dictionary(kind):
@@ -265,6 +267,8 @@ def _plain(raw: RawTable, cells: Any, column: Column) -> Any:
         elif pa.types.is_temporal(kind):
             cells = cells.cast(pa.timestamp("us"), safe=False) if pa.types.is_date(kind) else cells
             cells = cells.cast(pa.timestamp("us", "UTC"), safe=False)
+            if column.kind == "timestamp" and _in_years(cells):
+                return cells
         cells = pc.utf8_trim_whitespace(cells.cast(pa.string()))
     except (pa.ArrowException, ValueError) as error:
         where = f"{raw.name}{raw.heading}, column {shown(column.name)}"
@@ -298,8 +302,17 @@ def _numbers(raw: RawTable, cells: Any, column: Column) -> pd.Series[Any]:
     return pd.Series(values.astype(np.int64) if column.kind == "integer" and column.required else values)
 
 
+def _in_years(cells: Any) -> bool:
+    """Whether all times, in microseconds, are of the years 1 to 9999, which have a text as ISO 8601 writes it."""
+    ends = pc.min_max(cells.cast(pa.int64()))
+    first, last = ends["min"].as_py(), ends["max"].as_py()
+    return first is None or (first >= _FIRST_US and last <= _LAST_US)
+
+
 def _timestamps(raw: RawTable, cells: Any, column: Column) -> pd.Series[Any]:
-    """Return ISO 8601 texts as UTC times to the microsecond; a time without an offset is UTC."""
+    """Return times, or ISO 8601 texts, as UTC times to the microsecond; a text without an offset is UTC."""
+    if pa.types.is_timestamp(cells.type):
+        return pd.Series(cells.to_numpy()).dt.tz_localize("UTC")
     parsed: dict[str | None, np.datetime64] = {None: np.datetime64("NaT", "us")}
     for value in cells.unique().to_pylist():
         if value is None:

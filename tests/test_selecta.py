@@ -15,6 +15,7 @@ from strategy_contract import StrategyContract
 
 from recommender.datasets import fetch_dataset
 from recommender.errors import InsufficientEvidenceError, RecommenderError, UnknownNameError
+from recommender.explanation import explain
 from recommender.models.archive import Archived, archived, kept
 from recommender.models.factorisation import Collaborative, selecta
 from recommender.models.fold_in import Average, Factorised, Gaussian
@@ -24,7 +25,8 @@ from recommender.pending import batch
 from recommender.problem import Problem, build_problem
 from recommender.runs import Runs
 from recommender.search.references import References
-from recommender.strategies import Strategy, strategy
+from recommender.search.stopping import spent_usd
+from recommender.strategies import Strategy, auto, strategy
 
 TYPES, NODES = ("large", "medium", "roomy", "small", "swift"), (1, 2, 4, 8)
 PRICE = {"small": 0.1, "medium": 0.2, "large": 0.4, "swift": 0.3, "roomy": 0.25}
@@ -308,21 +310,6 @@ class TestBadArchives:
         assert "left out" in said
         assert "left out" not in quiet
 
-    @pytest.mark.parametrize("name", ["selecta", "neighbours", "quasar", "paris"])
-    def test_a_workload_that_is_left_out_changes_nothing_though_its_runs_failed(
-        self, frame: pd.DataFrame, mine: pd.DataFrame, name: str
-    ) -> None:
-        good = self.others(frame).reset_index(drop=True)
-        bad, rng = good["workload"] == "w008", np.random.default_rng(0)
-        failed = rng.random(len(good)) < np.where(bad, 0.5, 0.1)
-        good["status"] = np.where(failed, "failed", "completed")
-        poisoned = good.assign(runtime_s=good["runtime_s"].where(~bad, good["runtime_s"] * 1000))
-        with_, without = (strategy(name).recommend(*ask(f, mine)) for f in (poisoned, good[~bad]))
-        assert [replace(r, reason="") for r in with_.rows] == [replace(r, reason="") for r in without.rows]
-        assert [r.reason for r in with_.rows] == [r.reason for r in without.rows]
-        assert with_.next_run == without.next_run
-        assert any("w008" in w for w in with_.warnings)
-
     @pytest.mark.parametrize(("ratio", "near"), [(60, "near 60: minutes"), (1 / 1000, "near 1,000: milliseconds")])
     def test_a_whole_archive_in_another_unit_is_asked_about(self, ratio: float, near: str) -> None:
         frame = planted(workloads=20)
@@ -400,19 +387,22 @@ class TestARecurringWorkload:
         return ask(frame[frame["workload"] != "w000"], mine)
 
     def test_is_answered_from_all_its_runs_while_they_agree(self) -> None:
-        prediction = selecta().predict(*self.timed(planted(), [1.0, 1.0, 1.0, 1.02, 0.99]))
-        assert not any("changed" in w for w in prediction.warnings)
-        assert (prediction.evidence == 0).sum() == 3
+        problem, runs = self.timed(planted(), [1.0, 1.0, 1.0, 1.02, 0.99])
+        answer = strategy("selecta").recommend(replace(problem, top=len(POOL)), runs)
+        assert not any("changed" in w for w in answer.warnings)
+        assert sum(row.evidence == "measured" for row in answer.rows) == 3
 
     def test_whose_input_grew_is_answered_from_its_new_runs_and_references_are_asked_for_again(self) -> None:
         frame = planted()
         problem, runs = self.timed(frame, [1.0, 1.0, 1.0, 3.0])
-        prediction = selecta().predict(problem, runs)
-        said = next(w for w in prediction.warnings if "the workload changed" in w)
+        answer = strategy("selecta").recommend(replace(problem, top=len(POOL)), runs)
+        said = next(w for w in answer.warnings if "the workload changed" in w)
         assert "3.0 x longer" in said
         assert "run again" in said
-        truth = np.log(frame.loc[frame["workload"] == "w000", "runtime_s"].to_numpy() * 3.0)
-        assert abs(np.mean(prediction.log_runtime - truth)) < 0.4
+        truth = frame[frame["workload"] == "w000"].set_index(["instance_type", "node_count"])["runtime_s"] * 3.0
+        off = [np.log(row.runtime_s.p50 / truth[row.instance_type, row.node_count]) for row in answer.rows]
+        assert len(off) == len(POOL)
+        assert abs(np.mean(off)) < 0.4
         wanted = strategy("selecta").suggest(problem, runs)
         assert wanted is not None
         assert "reference 2 of 2" in wanted.why
@@ -431,10 +421,11 @@ class TestARecurringWorkload:
 
     def test_whose_references_are_due_again_is_asked_for_those_it_was_measured_on_before(self) -> None:
         problem, runs = self.timed(planted(), [1.0, 1.0, 1.0, 3.0])
-        said = next(w for w in selecta().predict(problem, runs).warnings if "the workload changed" in w)
+        answer = strategy("selecta").recommend(problem, runs)
+        said = next(w for w in answer.warnings if "the workload changed" in w)
         before = {problem.candidates.configuration(i).label for i in (11, 17)}
         assert all(label in said for label in before)
-        assert any("1 run like this led to" in w for w in selecta().predict(problem, runs).warnings)
+        assert any("1 run like this led to" in w for w in answer.warnings)
         listed = batch(strategy("selecta"), problem, runs, 4)
         assert listed[0].label in before
         assert "measured before the workload changed" in listed[0].why
@@ -449,7 +440,47 @@ class TestARecurringWorkload:
         assert "3.0 x" in said
         same = self.timed(planted(), [1.0, 1.0, 1.0, 1.1])[1]
         blind = Runs.from_frame(same.frame.drop(columns="started_at"))
-        assert not any("started_at" in w for w in selecta().predict(problem, blind).warnings)
+        assert not any("started_at" in w for w in strategy("selecta").recommend(problem, blind).warnings)
+
+    def test_that_changed_is_answered_by_auto_from_its_new_runs_and_told_before_the_next_run(self) -> None:
+        frame = planted(workloads=12)
+        problem, runs = self.timed(frame, [1.0, 1.0, 1.0, 3.0, 3.0])
+        alone = Runs(runs.frame.iloc[3:].reset_index(drop=True))
+        told, fresh = (strategy("auto").recommend(problem, r) for r in (runs, alone))
+        assert (told.rows, told.next_run, told.why) == (fresh.rows, fresh.next_run, fresh.why)
+        (said,) = set(told.warnings) - set(fresh.warnings)
+        assert "the workload changed" in said
+        assert auto().remarks(problem, runs) == (said,)
+        assert strategy("auto").suggest(problem, runs) == strategy("auto").suggest(problem, alone)
+        where = {"instance_type": "large", "node_count": 2}
+        old, new = (explain(problem, r, **where).to_dict() for r in (runs, alone))
+        assert said in old.pop("warnings")
+        assert said not in new.pop("warnings")
+        assert old == new
+
+    @pytest.mark.parametrize("name", ["selecta", "auto"])
+    def test_whose_runs_before_a_change_were_paid_for_has_no_budget_left(self, name: str) -> None:
+        frame = planted(workloads=12)
+        problem, runs = self.timed(frame, [1.0, 1.0, 1.0, 3.0])
+        spent = spent_usd(problem, runs)
+        assert strategy(name).suggest(replace(problem, search_budget_usd=spent * 0.99), runs) is None
+        assert strategy(name).suggest(replace(problem, search_budget_usd=spent * 1000), runs) is not None
+
+    @pytest.mark.parametrize("name", ["selecta", "auto"])
+    def test_whose_recorded_input_grew_is_told_so(self, name: str) -> None:
+        frame = planted(workloads=12)
+        _, runs = self.timed(frame, [1.0, 1.0, 1.0, 3.0])
+        grown = runs.frame.dropna(axis="columns", how="all").assign(**{"input.size_gib": [10.0, 10.0, 10.0, 30.0]})
+        problem, runs = ask(frame[frame["workload"] != "w000"], grown)
+        (said,) = [w for w in strategy(name).recommend(problem, runs).warnings if "grew" in w]
+        assert "input.size_gib grew from 10 to 30 with its run of 2024-01-04 00:00: its 3 runs before it" in said
+
+    def test_whose_inputs_differ_on_purpose_has_not_grown(self) -> None:
+        frame = planted(workloads=12)
+        _, runs = self.timed(frame, [1.0, 1.0, 1.0])
+        sizes = runs.frame.dropna(axis="columns", how="all").assign(**{"input.size_gib": [10.0, 20.0, 30.0]})
+        problem, runs = ask(frame[frame["workload"] != "w000"], sizes)
+        assert not any("grew" in w for w in strategy("selecta").recommend(problem, runs).warnings)
 
 
 def test_lumos_is_answered_without_its_application_and_reproducibly(mirror: Path) -> None:
@@ -476,6 +507,35 @@ def test_lumos_is_answered_without_its_application_and_reproducibly(mirror: Path
     assert second is not None
     assert first.label == second.label
     assert first.to_dict()["expected_runtime_s"] == pytest.approx(second.to_dict()["expected_runtime_s"])
+
+
+@pytest.mark.parametrize("workload", ["spark_sort_large", "hadoop_terasort_large", "spark_als_huge"])
+@pytest.mark.parametrize("count", [2, 3])
+def test_on_lumos_folding_in_equals_refitting_with_the_new_runs(mirror: Path, workload: str, count: int) -> None:
+    data = fetch_dataset("lumos", mirror=mirror)
+    frame, aws = data.runs.frame, data.candidates[data.candidates["feature.provider"] == "aws"]
+    mine = frame[frame["workload"] == workload]
+    others = frame[frame["application"] != mine["application"].iloc[0]]
+
+    def learnt_from(runs: pd.DataFrame) -> tuple[Problem, Archived]:
+        archive = Runs(runs.reset_index(drop=True))
+        problem, _ = build_problem(None, workload="new", archive=[archive], candidates=aws, objective="runtime")
+        return problem, archived(problem)
+
+    problem, archive = learnt_from(others)
+    types, chosen = problem.configurations["instance_type"], list[int]()
+    for _ in range(count):
+        found = next_reference(problem, tuple(chosen), types.isin(mine["instance_type"]).to_numpy())
+        assert found is not None
+        chosen.append(found)
+    told = mine[mine["instance_type"].isin(types[chosen])].drop_duplicates("instance_type")
+    again, larger = learnt_from(pd.concat([others, told]))
+    assert len(larger.y) == len(archive.y) + 1
+    y = np.log(types.map(told.set_index("instance_type")["runtime_s"]).to_numpy(float))
+    for rank in (1, 2, 4):
+        folded, _ = Factorised(rank)(problem, archive).fold_in(y[archive.columns], np.zeros(0))
+        refitted, _ = Factorised(rank)(again, larger).fold_in(y[larger.columns], np.zeros(0))
+        assert folded == pytest.approx(refitted, abs=0.03)
 
 
 class TestGoingOnAsASearch:

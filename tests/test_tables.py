@@ -51,6 +51,32 @@ def refused(source: Path | pd.DataFrame, schema: TableSchema = RUNS, error: type
 # Examples
 
 
+@pytest.mark.parametrize(
+    ("moments", "kind"),
+    [
+        ([0, 2**60, None], pa.timestamp("ns", "Europe/Paris")),
+        ([-62_135_596_800, 253_402_300_799, 0], pa.timestamp("s")),
+        ([None, None, None], pa.timestamp("us")),
+        ([-719_162, 0, None], pa.date32()),
+    ],
+)
+def test_times_of_any_arrow_type_are_read_as_their_texts_are(tmp_path: Path, moments: list[int], kind: object) -> None:
+    plain = pd.concat([frame_of(), frame_of().head(1)], ignore_index=True)
+    cells = pa.array(moments, kind)
+    pq.write_table(pa.Table.from_pandas(plain).append_column("started_at", cells), tmp_path / "runs.parquet")
+    texts = cells.cast(pa.timestamp("us"), safe=False).cast(pa.string()).to_pylist()
+    frame, said = read_table(tmp_path / "runs.parquet", RUNS), read_table(plain.assign(started_at=texts), RUNS)
+    pd.testing.assert_frame_equal(frame, said)
+
+
+@pytest.mark.parametrize("moment", [-62_135_596_801, 253_402_300_800])
+def test_times_of_years_without_four_digits_are_refused(tmp_path: Path, moment: int) -> None:
+    cells = pa.array([0, moment], pa.timestamp("s"))
+    table = pa.Table.from_pandas(frame_of()).append_column("started_at", cells)
+    pq.write_table(table, tmp_path / "runs.parquet")
+    assert "row 2, column 'started_at': found" in refused(tmp_path / "runs.parquet")
+
+
 def test_a_table_is_read_with_its_canonical_types(tmp_path: Path) -> None:
     content = f"\ufeff {HEADER} , started_at,param.codec,param.level,input.size_gib\r\n"
     content += ' sort ,m5.large,2.0,9.35e1,2024-05-01T12:00:00+02:00,"gzip, fast",+1,\r\n\r\n'

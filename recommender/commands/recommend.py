@@ -95,6 +95,7 @@ def suggest(
     if design_budget is not None:
         _design(asked, strategy, design_budget, design_criterion, form)
         return
+    from recommender.automatic import Auto
     from recommender.pending import batch
     from recommender.report.tables import suggestions_as_csv, suggestions_as_text
     from recommender.strategies import ModelBased, calibrated
@@ -103,7 +104,7 @@ def suggest(
     problem, runs = asked.build()
     chosen = calibrated(named(strategy)) if calibrate else named(strategy)
     next_runs = batch(chosen, problem, runs, count)
-    for said in chosen.remarks(problem, runs) if isinstance(chosen, ModelBased) else ():
+    for said in chosen.remarks(problem, runs) if isinstance(chosen, ModelBased | Auto) else ():
         typer.echo(f"note: {said}", err=True)
     if form is Format.JSON:
         typer.echo(json.dumps([run.to_dict() for run in next_runs], indent=2))

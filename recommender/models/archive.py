@@ -43,6 +43,7 @@ APART = 30.0
 """Ratio of a workload's runtimes to the archive's typical ones from which on another unit is asked about."""
 MAD = 0.6745
 """Median absolute deviation of a standard normal."""
+NOTHING_LEFT = "nothing believable is left of the archive"
 
 Kept = TypeVar("Kept")
 _SHELVES: weakref.WeakKeyDictionary[Runs, dict[Hashable, tuple[weakref.ref[pd.DataFrame], object]]] = (
@@ -62,6 +63,10 @@ def kept(problem: Problem, key: Hashable, make: Callable[[], Kept]) -> Kept:
     place = (id(table), key)
     found = shelf.get(place)
     if found is None or found[0]() is not table:
+        for old in [
+            key for key, (held, _) in shelf.items() if held() is None
+        ]:  # candidates that nobody asks about any more
+            del shelf[old]
         found = shelf[place] = (weakref.ref(table), make())
     return cast("Kept", found[1])
 
@@ -120,6 +125,8 @@ class Archived:
     counters: Counters
     cells: ArchiveCells
     """Everything, but that `completed` and `runs` count no run that was left out."""
+    out: npt.NDArray[np.bool_]
+    """What was left out, (contexts, configurations) of `cells`."""
     warnings: tuple[str, ...]
     """What was left out, and why."""
 
@@ -179,6 +186,38 @@ def archived(problem: Problem) -> Archived:
     return kept(problem, "archived", lambda: _look_through(problem, cells))
 
 
+def believable(problem: Problem) -> tuple[Problem, tuple[str, ...]]:
+    """The problem with what contradicts the rest left out of its archive, and what was left out and why.
+
+    Every strategy enters through here, so that a model, a count or a choice sees nothing else. What is left is looked
+    through again, as it would be if it had been given alone. An archive that says nothing of the candidates, or of which
+    nothing would be left, stays as it is: who needs it refuses it, and the second is said.
+    """
+    said: tuple[str, ...] = ()
+    while problem.archive is not None and len(problem.archive):
+        try:
+            a = archived(problem)
+        except InsufficientEvidenceError as error:
+            return problem, (*said, str(error)) if str(error).startswith(NOTHING_LEFT) else said
+        if not a.warnings:
+            break
+        said = (*said, *a.warnings)
+        problem = replace(problem, archive=kept(problem, "believable", partial(_left, problem, a)))
+    return problem, said
+
+
+def _left(problem: Problem, a: Archived) -> Runs:
+    """The archive's runs but those left out; none at all of a workload of which nothing on the candidates is left."""
+    assert problem.archive is not None
+    frame, n = problem.archive.frame, len(a.cells.names)
+    there, row, context = _contexts(problem, a.cells)
+    out = a.out[context, row]
+    of = a.cells.workload[context]
+    gone = a.cells.names[(np.bincount(of, minlength=n) > 0) & (np.bincount(of[~out], minlength=n) == 0)]
+    use = ~frame.index.isin(there.index[out]) & ~frame["workload"].isin(gone)
+    return Runs(frame[use].reset_index(drop=True))
+
+
 def _look_through(problem: Problem, cells: ArchiveCells) -> Archived:
     out = np.zeros(cells.log_runtime.shape, dtype=bool)
     columns = np.flatnonzero((np.isfinite(cells.log_runtime) | np.isfinite(cells.bound)).any(axis=0))
@@ -205,7 +244,7 @@ def _look_through(problem: Problem, cells: ArchiveCells) -> Archived:
         keep &= ~odd
         out[odd] = True
     if not keep.any():
-        raise InsufficientEvidenceError(f"nothing believable is left of the archive: {'; '.join(said)}")
+        raise InsufficientEvidenceError(f"{NOTHING_LEFT}: {'; '.join(said)}")
     part = y[keep]
     residual = additive(part, bound[keep])[2]
     scatter = np.nanmedian(np.abs(residual)) / MAD
@@ -238,6 +277,7 @@ def _look_through(problem: Problem, cells: ArchiveCells) -> Archived:
         application=cells.application[keep],
         counters=_counters(problem, cells, place, columns),
         cells=_without(problem, cells, out) if out.any() else cells,
+        out=out,
         warnings=tuple(said),
     )
 

@@ -28,7 +28,6 @@ from recommender.models import (
 )
 from recommender.models.archive import Archived, archived, kept
 from recommender.models.completing import NEWS, truncated_normal
-from recommender.models.drift import since_change
 from recommender.models.fold_in import Factorised, Fit, Folded
 from recommender.models.held_out import COUNTS, Judged, asked, column_mean, judge
 from recommender.models.memory import MemoryLimit
@@ -93,7 +92,6 @@ class Collaborative:
         """
         taught = self.taught(problem)
         a = taught.archive
-        runs, changed = since_change(problem, runs)
         seen = measured(problem, runs)
         y = np.where(seen.count > 0, seen.log_runtime, np.nan)[a.columns]
         x = self._counters(problem, runs, a)
@@ -124,7 +122,7 @@ class Collaborative:
             completing=a.cells.completing,
             excluded=memory.excluded,
             reasons=memory.reasons,
-            warnings=(*self._warnings(problem, runs, taught, k), *(said for said in (unit, changed) if said)),
+            warnings=(*self._warnings(problem, runs, taught, k), *((unit,) if unit else ())),
             binding=lambda i: remark + memory.remark(i),
         )
         return with_measurements(prediction, problem, runs)

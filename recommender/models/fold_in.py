@@ -14,6 +14,11 @@ Fold-in is a ridge on the new workload's own numbers, the archive's being fixed:
 which is the mean of the normal with covariance K + V given y_S, computed as such (k x k for k runs); so it also has a
 spread. The prior N(p̄, Σ) in the place of the library's λ|p|² is our choice: with two runs λ decides everything, and
 the archive knows it. Activity counters are further items with a level of zero.
+
+Refitting, which this spares, is to fit m, Q, p̄, Σ and σ² anew to the archive with the new workload's k runs as one more row,
+and then to ask about that workload as above; not to take the row's own p of the factorisation, which with k runs is
+decided by λ. On Lumos' AWS types the two differ by 2 % at most after two or three references (tested), where the estimates
+themselves are off by 9 %; over all 55 types by 0.4 to 2 % (root mean square), where a type that few ran may move by a third.
 """
 
 from __future__ import annotations

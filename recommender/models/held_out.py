@@ -286,7 +286,9 @@ def next_reference(problem: Problem, chosen: tuple[int, ...], open_: npt.NDArray
     """The configuration to measure after `chosen` (rows of the problem) to know most of a new workload; None: no archive says.
 
     Greedy by held-out regret: of the configurations whose mean regret is within WORTH of the least, the one that costs (or
-    takes) least on the archive's typical workload. Computed once for each `chosen`.
+    takes) least on the archive's typical workload. Computed once for each `chosen`. For the objective runtime the cheapest
+    of them in USD was measured too: one run hardly tells references apart, so it is a slow machine, and its run, unlike
+    the fast one's, is no answer (docs/benchmarks.md, "Collaborative filtering on Lumos: variants").
     """
     a = archived(problem)
     scores = kept(problem, ("references", chosen, *asked(problem)), lambda: _references(problem, a, chosen))

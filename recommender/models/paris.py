@@ -42,7 +42,6 @@ from recommender.models import (
 )
 from recommender.models.archive import CONTRADICTION, SCATTER, Archived, archived, kept
 from recommender.models.completing import completing
-from recommender.models.drift import since_change
 from recommender.models.features import features
 from recommender.models.fold_in import FEWEST_WORKLOADS, UNKNOWN_SHAPE, scatter
 from recommender.models.held_out import FOLDS, WORTH, asked, log_price
@@ -142,7 +141,6 @@ class Paris:
             Without an archive of completed runs on the candidates.
         """
         a = archived(problem)
-        runs, changed = since_change(problem, runs)
         seen = measured(problem, runs)
         s = np.flatnonzero(seen.count[a.columns] > 0)
         own = seen.log_runtime[a.columns[s]]
@@ -176,7 +174,7 @@ class Paris:
             completing=a.cells.completing * completing(problem, seen),
             excluded=memory.excluded,
             reasons=memory.reasons,
-            warnings=(*a.warnings, *((changed,) if changed else ()), *remarks(a, taught, runs, len(s), names)),
+            warnings=(*a.warnings, *remarks(a, taught, runs, len(s), names)),
             binding=lambda i: said + ("" if known[i] else "; by its features alone") + memory.remark(i),
         )
         return doubted(with_measurements(prediction, problem, runs), a, s, own)

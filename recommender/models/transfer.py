@@ -43,13 +43,12 @@ from recommender.models import (
     nothing_known,
     with_measurements,
 )
-from recommender.models.archive import CONTRADICTION, MAD, SCATTER, kept
+from recommender.models.archive import CONTRADICTION, MAD, SCATTER, archived, kept
 from recommender.models.completing import completing
-from recommender.models.drift import since_change
 from recommender.models.fold_in import UNKNOWN_SHAPE
 from recommender.models.memory import MemoryLimit
 from recommender.models.paris import hardware
-from recommender.models.yardsticks import LEVEL_SPREAD, archive_cells
+from recommender.models.yardsticks import LEVEL_SPREAD
 from recommender.problem import Problem
 from recommender.runs import Runs
 
@@ -156,8 +155,7 @@ class Transfer:
             Without an archive of completed runs on the candidates, or with one whose runs are all of one configuration and
             input.
         """
-        cells = kept(problem, "cells", lambda: archive_cells(problem))
-        runs, changed = since_change(problem, runs)
+        cells = archived(problem).cells
         seen = measured(problem, runs)
         inputs = tuple(c for c in runs.inputs if c in problem.inputs)
         source = kept(problem, (self, inputs, problem.seed), lambda: teach(problem, inputs))
@@ -181,7 +179,7 @@ class Transfer:
             completing=cells.completing * completing(problem, seen),
             excluded=memory.excluded,
             reasons=memory.reasons,
-            warnings=(*source.warnings, *((changed,) if changed else ()), *said, *remarks(source, own)),
+            warnings=(*source.warnings, *said, *remarks(source, own)),
             binding=lambda i: remark + memory.remark(i),
         )
         joined = with_measurements(prediction, problem, runs)

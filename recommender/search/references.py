@@ -9,7 +9,6 @@ import numpy as np
 from recommender.models import measured
 from recommender.models.archive import archived
 from recommender.models.completing import tried
-from recommender.models.drift import since_change
 from recommender.models.held_out import folds, next_reference
 from recommender.models.memory import MemoryLimit
 from recommender.problem import Problem
@@ -30,17 +29,24 @@ class References:
     """Completed runs on configurations of the archive that are enough."""
 
     def propose(
-        self, problem: Problem, runs: Runs, rng: np.random.Generator, best: Recommendation | None
+        self,
+        problem: Problem,
+        runs: Runs,
+        rng: np.random.Generator,
+        best: Recommendation | None,
+        *,
+        earlier: Runs | None = None,
     ) -> NextRun | None:
         """Return the next reference; once there are enough, the recommendation's own next run.
+
+        `earlier`: also what was run before the workload changed; None: it did not change.
 
         Raises
         ------
         InsufficientEvidenceError
             Without an archive of runs on the candidates.
         """
-        before = measured(problem, runs).count > 0
-        runs, _ = since_change(problem, runs)
+        before = measured(problem, earlier or runs).count > 0
         seen, a = measured(problem, runs), archived(problem)
         have = a.columns[seen.count[a.columns] > 0]
         if len(have) >= min(self.count, len(a.columns)):

@@ -1,0 +1,91 @@
+"""What is not believable in an archive is left out before any strategy sees it, and said."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+import pytest
+from test_selecta import ask, planted, some
+
+from recommender.explanation import explain
+from recommender.models.archive import believable
+from recommender.problem import Problem
+from recommender.runs import Runs
+from recommender.strategies import calibrated, strategy
+
+ARCHIVED = (
+    *("selecta", "quasar", "neighbours", "paris", "transfer", "prior", "auto", "column-mean", "best-fixed"),
+    "selecta+ei",
+)
+"""Strategies that read an archive."""
+
+
+def told(factor: float, rows: list[int], **options: object) -> tuple[tuple[Problem, Runs], tuple[Problem, Runs]]:
+    """Asked with one workload's times multiplied, and without that workload; some of the archive's runs failed."""
+    frame = planted(workloads=20)
+    mine = some(frame, "w000", rows).assign(workload="new") if rows else None
+    others = frame[frame["workload"] != "w000"].reset_index(drop=True)
+    bad, rng = others["workload"] == "w008", np.random.default_rng(0)
+    failed = rng.random(len(others)) < np.where(bad, 0.5, 0.1)
+    others["status"] = np.where(failed, "failed", "completed")
+    poisoned = others.assign(runtime_s=others["runtime_s"].where(~bad, others["runtime_s"] * factor))
+    return ask(poisoned, mine, **options), ask(others[~bad], mine, **options)
+
+
+class TestAPoisonedWorkload:
+    @pytest.mark.parametrize("name", ARCHIVED)
+    @pytest.mark.parametrize("rows", [[], [2, 11]])
+    @pytest.mark.parametrize("objective", ["cost", "runtime"])
+    def test_changes_nothing_in_the_answer_and_is_named(self, name: str, rows: list[int], objective: str) -> None:
+        with_, without = told(1000.0, rows, objective=objective)
+        poisoned, clean = (strategy(name).recommend(*question) for question in (with_, without))
+        assert poisoned.rows == clean.rows
+        assert poisoned.excluded == clean.excluded
+        assert poisoned.next_run == clean.next_run
+        assert poisoned.explanation == clean.explanation
+        assert (poisoned.why, poisoned.considered) == (clean.why, clean.considered)
+        (said,) = set(poisoned.warnings) - set(clean.warnings)
+        assert "w008" in said
+        assert "left out" in said
+        assert strategy(name).suggest(*with_) == strategy(name).suggest(*without)
+
+    def test_does_not_widen_calibrated_intervals(self) -> None:
+        with_, without = told(1000.0, [2, 11])
+        poisoned, clean = (calibrated(strategy("column-mean")).recommend(*q) for q in (with_, without))
+        assert poisoned.rows == clean.rows
+
+    @pytest.mark.parametrize("name", ["auto", "column-mean", "selecta"])
+    def test_changes_nothing_in_an_explanation_and_is_named(self, name: str) -> None:
+        poisoned, clean = (
+            explain(*question, instance_type="large", node_count=2, strategy_name=name).to_dict()
+            for question in told(1000.0, [2, 11])
+        )
+        assert any("w008" in said for said in poisoned.pop("warnings"))
+        clean.pop("warnings")
+        assert poisoned == clean
+
+
+class TestWhatIsBelievable:
+    def test_of_a_sound_archive_is_the_archive_itself(self) -> None:
+        problem, _ = ask(planted())
+        assert believable(problem) == (problem, ())
+
+    def test_is_worked_out_once(self) -> None:
+        (problem, _), _ = told(1000.0, [])
+        assert believable(problem)[0].archive is believable(problem)[0].archive
+
+    def test_keeps_the_other_cells_of_a_workload_with_one_bad_run(self) -> None:
+        frame = planted(workloads=20)
+        problem, _ = ask(frame.assign(runtime_s=frame["runtime_s"].where(frame.index != 45, 1e6)))
+        clean, said = believable(problem)
+        assert clean.archive is not None
+        left = frame.drop(index=45)
+        for column in ("workload", "runtime_s"):
+            assert clean.archive.frame[column].tolist() == left[column].tolist()
+        assert "1 cells" in said[0]
+
+    def test_of_an_archive_in_which_nothing_agrees_is_said_to_be_nothing(self) -> None:
+        one = planted()[lambda f: f["workload"] == "w001"]
+        twice = pd.concat([one, one.assign(runtime_s=one["runtime_s"] * 50)], ignore_index=True)
+        answer = strategy("column-mean").recommend(*ask(twice))
+        assert any("nothing believable is left of the archive" in said for said in answer.warnings)
