@@ -139,7 +139,7 @@ def null_space(x: Array) -> tuple[Array, Array]:
     """What the rows of x do not tell apart, columns divided by their norm: a direction a row; and those norms."""
     size = np.linalg.norm(x, axis=0)
     size[size == 0] = 1.0
-    _, value, basis = np.linalg.svd(x / size, full_matrices=True)
+    _, value, basis = np.linalg.svd(x / size, full_matrices=len(x) < x.shape[1])  # all directions either way
     return basis[int((value > ALIKE * value[0]).sum()) :], size
 
 
