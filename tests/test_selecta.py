@@ -19,7 +19,7 @@ from recommender.explanation import explain
 from recommender.models.archive import Archived, archived, kept
 from recommender.models.factorisation import Collaborative, selecta
 from recommender.models.fold_in import Average, Factorised, Gaussian
-from recommender.models.held_out import held_out_regret, judge, next_reference
+from recommender.models.held_out import held_out_regret, judge, next_reference, reference_scores
 from recommender.models.yardsticks import ColumnMean
 from recommender.pending import batch
 from recommender.problem import Problem, build_problem
@@ -565,3 +565,16 @@ class TestGoingOnAsASearch:
     def test_an_unknown_name_is_still_unknown(self) -> None:
         with pytest.raises(UnknownNameError, match="selekta"):
             strategy("selekta+ei")
+
+
+def test_a_reference_without_a_price_teaches_as_much_as_one_that_has_one() -> None:
+    rng = np.random.default_rng(0)
+    root = rng.normal(0, 0.4, (6, 2))
+    normal = Gaussian(rng.normal(5, 0.3, 6), root @ root.T, np.full(6, 0.01), 6, 5.0, 1.0)
+    z = normal.mean + rng.normal(0, 1, (30, 2)) @ root.T
+    dear = np.array([50.0, 0.0, 0.1, 0.2, 0.3, 0.4])  # the first is never the answer
+    unknown = np.where(np.arange(6) == 0, np.inf, dear)
+    with np.errstate(invalid="raise"):
+        scores = reference_scores([(normal, z)], [0], unknown)
+    assert scores[1:] == pytest.approx(reference_scores([(normal, z)], [0], dear)[1:])
+    assert np.isfinite(scores[1:]).all()

@@ -137,21 +137,22 @@ def _regret_after(normal: Gaussian, z: Array, chosen: list[int], price: Array) -
     known = np.isfinite(normal.mean[:n])
     k = normal.covariance[:n, :n] + 1e4
     noise = normal.noise[:n]
-    z = np.where(known, z, np.inf) + price
-    mean = np.where(known, normal.mean[:n], np.inf) + price
-    mean = np.broadcast_to(mean, z.shape).copy()
+    mean = np.broadcast_to(normal.mean[:n], z.shape).copy()
     for c in chosen:
         if not known[c]:
             continue
         gain = k[:, c] / (k[c, c] + noise[c])
-        mean += np.where(np.isfinite(mean), (z[:, c] - mean[:, c])[:, None] * gain, 0.0)
+        mean += (z[:, c] - mean[:, c])[:, None] * gain  # what a run teaches does not depend on its price
         k = k - np.outer(gain, k[c])
-    best = z.min(axis=1)
+    value = np.where(known, z, np.inf) + price
+    best = value.min(axis=1)
     rows, regret = np.arange(len(z)), np.full(z.shape, np.inf)
     for c in map(int, np.flatnonzero(known & np.isfinite(price))):
-        moved = mean + (z[:, c] - mean[:, c])[:, None] * (k[:, c] / (k[c, c] + noise[c]))
-        moved[:, [*chosen, c]] = z[:, [*chosen, c]]
-        regret[:, c] = z[rows, moved.argmin(axis=1)] - best
+        moved = (
+            np.where(known, mean + (z[:, c] - mean[:, c])[:, None] * (k[:, c] / (k[c, c] + noise[c])), np.inf) + price
+        )
+        moved[:, [*chosen, c]] = value[:, [*chosen, c]]
+        regret[:, c] = value[rows, moved.argmin(axis=1)] - best
     return regret
 
 
