@@ -12,7 +12,7 @@ from scipy.special import ndtri, stdtrit
 
 from recommender.datasets import fetch_dataset
 from recommender.errors import InputError, InsufficientEvidenceError
-from recommender.models import MEASURED, PerformanceModel, Prediction, measured
+from recommender.models import MEASURED, PerformanceModel, Prediction, measured, nothing_known
 from recommender.models.conformal import Conformal, calibrate, quantile, spread_of
 from recommender.models.ernest import Ernest
 from recommender.models.yardsticks import ColumnMean
@@ -197,3 +197,59 @@ class TestHeldOutWorkloads:
         # A dozen workloads bound a 90 % quantile from above only: it may cover more, but not by being wide beyond use.
         assert np.mean(held) >= 0.8
         assert np.median(spread) < 0.5
+
+
+class TestSeveralInputs:
+    """The largest input is asked about; smaller ones were run, and at the largest every workload bends its own way."""
+
+    NODES = (1, 2, 3, 4, 6, 8)
+
+    def workload(self, name: str, rng: np.random.Generator) -> pd.DataFrame:
+        level, bend = np.exp(rng.normal(4, 0.4)), np.exp(rng.normal(0, 0.8))
+        rows = [
+            (name, "box", k, level * (0.1 + s / k) * (bend if s == 8 else 1.0) * np.exp(rng.normal(0, 0.03)), s)
+            for s in (1, 2, 4, 8)
+            for k in self.NODES
+        ]
+        return pd.DataFrame(rows, columns=["workload", "instance_type", "node_count", "runtime_s", "input.scale"])
+
+    def ask(
+        self, rng: np.random.Generator, nodes: tuple[int, ...]
+    ) -> tuple[Problem, Runs, np.ndarray[tuple[int], np.dtype[np.float64]]]:
+        archive = pd.concat([self.workload(f"w{i:02d}", rng) for i in range(15)], ignore_index=True)
+        pool = pd.DataFrame({"instance_type": "box", "node_count": self.NODES, "usd_per_hour": 0.1, "vcpus": 4})
+        new = self.workload("new", rng)
+        small = new[(new["input.scale"] < 8) & new["node_count"].isin(nodes)]
+        problem, runs = build_problem(
+            small, workload="new", archive=[archive], candidates=pool, inputs={"scale": 8.0}, objective="runtime"
+        )
+        return problem, runs, np.log(new[new["input.scale"] == 8]["runtime_s"].to_numpy())
+
+    def test_what_only_happens_at_the_largest_input_is_in_the_intervals(self) -> None:
+        rng = np.random.default_rng(0)
+        inside = []
+        for _ in range(10):
+            problem, runs, truth = self.ask(rng, (1, 2, 4))
+            found = Conformal(Ernest()).predict(problem, runs)
+            inside.append(np.abs(truth - found.log_runtime) < 1.645 * found.spread)
+        assert 0.85 <= np.mean(inside) <= 1.0
+
+    def test_another_workload_shows_no_more_of_itself_than_this_one_does(self) -> None:
+        shown: list[pd.DataFrame] = []
+
+        class Spy:
+            def predict(self, problem: Problem, runs: Runs) -> Prediction:
+                shown.append(runs.frame)
+                return nothing_known(problem)
+
+        problem, runs, _ = self.ask(np.random.default_rng(0), (2, 8))
+        calibrate(Spy(), problem, runs)
+        assert len(shown) == 15
+        want = sorted(zip(runs.frame["node_count"], runs.frame["input.scale"], strict=True))
+        for frame in shown:
+            assert sorted(zip(frame["node_count"], frame["input.scale"], strict=True)) == want
+
+    def test_a_workload_profiled_small_everywhere_is_still_calibrated(self) -> None:
+        problem, runs, _ = self.ask(np.random.default_rng(0), self.NODES)
+        found = calibrate(Ernest(), problem, runs)
+        assert (found.groups, found.scores) == (15, 15 * len(self.NODES))

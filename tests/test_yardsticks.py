@@ -234,6 +234,26 @@ def test_what_often_failed_for_other_workloads_is_less_likely_to_complete() -> N
     assert list(archive_cells(problem).completing) == [1.0, 0.5]
 
 
+@pytest.mark.parametrize("name", ["prior", "auto", "best-fixed", "column-mean"])
+def test_what_most_workloads_could_not_complete_is_not_recommended_under_a_deadline(name: str) -> None:
+    kinds = ["t00", "t01", "t02", "t03"]
+    pool = pd.DataFrame({"instance_type": kinds, "node_count": 1, "usd_per_hour": 0.1})
+    rows = [
+        (f"w{u}", kind, 1, 90.0 + 10 * (kind != "t00") + u, "failed" if kind == "t00" and u < 8 else "completed")
+        for u in range(10)
+        for kind in kinds
+    ]
+    archive = pd.DataFrame(rows, columns=["workload", "instance_type", "node_count", "runtime_s", "status"])
+    mine = pd.DataFrame({"workload": "new", "instance_type": ["t02"], "node_count": 1, "runtime_s": 105.0})
+    problem, runs = build_problem(
+        mine, workload="new", archive=[archive], candidates=pool, objective="runtime", deadline_s=200.0
+    )
+    answer = strategy(name).recommend(problem, runs)
+    assert answer.rows[0].instance_type != "t00", "the fastest where it completed, which was 2 times in 10"
+    assert answer.prediction is not None
+    assert answer.prediction.completing[0] < 0.6
+
+
 def test_columns_that_nobody_ran_change_nothing_of_the_additive_model() -> None:
     y = np.array([[1.0, 2.0, np.nan], [2.0, np.nan, 4.0], [0.5, 1.0, np.nan]])
     bound = np.full_like(y, -np.inf)

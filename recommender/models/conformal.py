@@ -14,13 +14,16 @@ score is then raised by t_G(1 − α/2)/z, which is our choice. σ times the fac
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
+import pandas as pd
 from scipy.special import ndtri, stdtrit
 
 from recommender.errors import InsufficientEvidenceError
+from recommender.inputs import scale_column
 from recommender.models import MEASURED, Array, PerformanceModel, Prediction, configuration_rows, measured
 from recommender.problem import Problem
 from recommender.runs import Runs
@@ -29,6 +32,8 @@ LEVEL = 0.9
 """Coverage that is calibrated: that of the central interval in which a run ends with this probability."""
 MOST_GROUPS = 40
 """Workloads of the archive that are asked about in turn; of more, as many, evenly spaced in the order of their names."""
+MOST_SHOWN = 200
+"""Runs at other inputs of which a like one is looked for; of more, as many, evenly spaced."""
 FEWEST_SCORES = 2
 """A workload with fewer runs left to predict says too little."""
 
@@ -83,8 +88,8 @@ class Conformal:
     def predict(self, problem: Problem, runs: Runs) -> Prediction:
         """The model's prediction with a calibrated spread; measured configurations keep theirs.
 
-        Each workload of the archive is asked about as this one is, with as many runs and without the others: its own
-        runs at the same configurations where it has them. Raises what the model raises.
+        Each workload of the archive is asked about as this one is, without the others and from its own runs at the same
+        configurations and relative inputs, where it has them. Raises what the model raises.
         """
         prediction = self.model.predict(problem, runs)
         found = calibrate(self.model, problem, runs, self.level)
@@ -110,14 +115,14 @@ class Conformal:
 
 
 def calibrate(model: PerformanceModel, problem: Problem, runs: Runs, level: float = LEVEL) -> Calibration:
-    """Scores of the archive's workloads, each predicted from as many runs as the workload asked about has."""
+    """Scores of the archive's workloads, each predicted from runs of its own like those of the workload asked about."""
     half = float(ndtri(0.5 + level / 2))
     nothing = Calibration(1.0, 0, 0, float("nan"))
     if problem.archive is None or not len(problem.archive):
         return nothing
     names = sorted(problem.archive.workloads)
     names = [names[i] for i in np.unique(np.linspace(0, len(names) - 1, MOST_GROUPS).astype(int))]
-    here = set(configuration_rows(problem, runs.completed).tolist()) - {-1}
+    here = shown(problem, runs)
     scores, groups = [], []
     for k, name in enumerate(names):
         own = held_out_scores(model, problem, name, here)
@@ -131,18 +136,68 @@ def calibrate(model: PerformanceModel, problem: Problem, runs: Runs, level: floa
     return Calibration(max(factor, 1e-3), len(scores), len(every), float(np.mean(every <= half)))
 
 
-def held_out_scores(model: PerformanceModel, problem: Problem, name: str, here: set[int]) -> Array:
-    """u of the runs of one workload of the archive that are not at the configurations `here`, where those are known."""
+@dataclass(frozen=True)
+class Shown:
+    """What is known of the workload asked about: of another, no more may be shown."""
+
+    here: frozenset[int]
+    """Configurations that completed at the input asked about."""
+    elsewhere: tuple[tuple[int, float], ...]
+    """(configuration, ln of the amount of work over that asked about) of every run at another input; configuration −1: none
+    of the candidates."""
+
+
+def shown(problem: Problem, runs: Runs) -> Shown:
+    """What the runs of a workload say about which of its cells."""
+    frame = runs.completed
+    row = configuration_rows(problem, frame)
+    at = _at(frame, problem.inputs) & (row >= 0)
+    size = _sizes(frame, problem.inputs)
+    other = np.flatnonzero(~at)
+    other = other[np.unique(np.linspace(0, len(other) - 1, min(MOST_SHOWN, len(other))).astype(int))]
+    return Shown(frozenset(row[at].tolist()), tuple(zip(row[other].tolist(), size[other].tolist(), strict=True)))
+
+
+def _at(frame: pd.DataFrame, inputs: Mapping[str, float]) -> npt.NDArray[np.bool_]:
+    """Whether each run is at exactly these inputs."""
+    at = np.ones(len(frame), dtype=bool)
+    for column, value in inputs.items():
+        at &= np.isclose(frame[column].to_numpy(float), value, rtol=1e-9) if column in frame else False
+    return at
+
+
+def _sizes(frame: pd.DataFrame, inputs: Mapping[str, float]) -> Array:
+    """ln of each run's amount of work over that of `inputs`; 0 where nothing says it."""
+    column = scale_column([c for c in inputs if c in frame])
+    if column is None:
+        return np.zeros(len(frame))
+    with np.errstate(divide="ignore", invalid="ignore"):
+        ratio = np.log(frame[column].to_numpy(float) / inputs[column])
+    return np.asarray(np.nan_to_num(ratio, nan=0.0, posinf=50.0, neginf=-50.0))
+
+
+def _like(problem: Problem, frame: pd.DataFrame, inputs: Mapping[str, float], like: Shown) -> npt.NDArray[np.bool_]:
+    """Runs of another workload to show: those of the same configurations at the input asked about, and for each run at another
+    input one of the same configuration there, the nearest in relative size."""
+    row, at, size = configuration_rows(problem, frame), _at(frame, inputs), _sizes(frame, inputs)
+    given = at & np.isin(row, list(like.here))
+    free = (~at | (row < 0)) & (frame["status"] == "completed").to_numpy()
+    for configuration, wanted in like.elsewhere:
+        among = np.flatnonzero(free & (row == configuration))
+        if len(among):
+            nearest = among[np.argmin(np.abs(size[among] - wanted))]
+            given[nearest], free[nearest] = True, False
+    return np.asarray(given)
+
+
+def held_out_scores(model: PerformanceModel, problem: Problem, name: str, like: Shown) -> Array:
+    """u of the runs of one workload of the archive at its input, predicted from runs like those shown of the one asked about."""
     archive = problem.archive
     if archive is None:
         return np.empty(0)
     mine = archive.of(name)
     inputs = _largest_input(mine)
-    at = np.ones(len(mine), dtype=bool)
-    for column, value in inputs.items():
-        at &= np.isclose(mine.frame[column].to_numpy(float), value, rtol=1e-9)
-    rows = configuration_rows(problem, mine.frame)
-    given = np.isin(rows, list(here)) | (rows < 0) | ~at
+    given, at = _like(problem, mine.frame, inputs, like), _at(mine.frame, inputs)
     keep = mine.frame[given]
     known = Runs(
         keep.drop(columns=[c for c in (*mine.inputs, *mine.metrics) if keep[c].isna().all()]).reset_index(drop=True)
@@ -150,7 +205,7 @@ def held_out_scores(model: PerformanceModel, problem: Problem, name: str, here: 
     asked = replace(
         problem, workload=name, archive=archive.without(name), inputs=inputs, deadline_s=None, budget_usd=None
     )
-    rest = mine.frame[~given & (mine.frame["status"] == "completed").to_numpy()].reset_index(drop=True)
+    rest = mine.frame[~given & at & (mine.frame["status"] == "completed").to_numpy()].reset_index(drop=True)
     if not len(rest):
         return np.empty(0)
     try:

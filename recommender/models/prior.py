@@ -92,6 +92,8 @@ class Belief:
     trust: float
     """Weight of the archive before the workload is run."""
     laws: Laws
+    completing: Array
+    """P(a run completes) by the archive's runs of each configuration; 1 without an archive."""
 
 
 def belief(problem: Problem) -> Belief:
@@ -128,7 +130,16 @@ def _build(problem: Problem) -> Belief:
     cold = [Component(_amounts(s, p, 0.0), noise, by_laws, equal, "scaling laws") for s, p, noise in grid]
     if cells is None:
         alone = _weighed(cold, np.full(len(grid), 1.0 / len(grid)))
-        return Belief(_bases(inputs, np.zeros((0, len(inputs.hardware)))), alone, np.nan, np.nan, 0, 0.0, laws)
+        return Belief(
+            _bases(inputs, np.zeros((0, len(inputs.hardware)))),
+            alone,
+            np.nan,
+            np.nan,
+            0,
+            0.0,
+            laws,
+            np.ones(len(inputs.hardware)),
+        )
 
     average = laws.mean()
     known = np.flatnonzero(np.isfinite(cells.log_runtime).any(axis=1))
@@ -156,6 +167,7 @@ def _build(problem: Problem) -> Belief:
         cells.workloads,
         float(1.0 - share[0].sum()),
         laws,
+        cells.completing,
     )
 
 
@@ -280,7 +292,9 @@ class LearnedPrior:
         def binding(i: int) -> str:
             return "; ".join(part for part in (_limit(prior.laws, plausible(), i), remark(i), says) if part)
 
-        completing, limit = base.completing, seen.censored_log.max(initial=-np.inf)
+        # The archive's failures count as much as the archive does.
+        completing = base.completing * (1.0 - share * (1.0 - prior.completing))
+        limit = seen.censored_log.max(initial=-np.inf)
         if np.isfinite(limit) and limit >= evidence.value.max(initial=-np.inf):
             # Nothing was let run for longer: what takes longer would be stopped too.
             completing = completing * mixture.below(np.full(n, limit))

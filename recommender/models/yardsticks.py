@@ -224,7 +224,8 @@ class BestFixed:
     """The one configuration that would have been best for the archive on average, whatever the workload.
 
     The least mean over contexts of ln(value) less the context's level wins, value being the runtime or the cost of a
-    run under the first purchase option; configurations that fewer than half the contexts completed come last.
+    run under the first purchase option, over the chance to complete (what fails is paid for and run again); configurations that
+    fewer than half the contexts completed come last.
     """
 
     def predict(self, problem: Problem, runs: Runs) -> Prediction:
@@ -246,12 +247,13 @@ class BestFixed:
         level, _, _ = additive(y, cells.bound)
         normalised = np.where(np.isfinite(value), value - level[:, None], np.nan)
         seen = np.isfinite(normalised).sum(axis=0)
-        mean = np.nansum(np.nan_to_num(normalised), axis=0) / np.maximum(seen, 1)
+        mean = np.nansum(np.nan_to_num(normalised), axis=0) / np.maximum(seen, 1) - np.log(cells.completing)
         preference = np.where(seen * 2 >= len(y), mean, np.where(seen > 0, mean + 1e3, np.inf))
-        blank = nothing_known(problem)
+        blank = replace(nothing_known(problem), completing=cells.completing)
         lost = with_measurements(blank, problem, runs)
         return replace(
             blank,
+            completing=lost.completing,
             excluded=lost.excluded,
             reasons=lost.reasons,
             preference=preference,
