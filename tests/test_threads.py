@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+
 import numpy as np
 import pandas as pd
 from threadpoolctl import threadpool_info, threadpool_limits
@@ -55,3 +59,43 @@ def test_a_failure_gives_the_threads_back_too() -> None:
             assert threads() == {2}
         else:
             raise AssertionError("it did not fail")
+
+
+OVERLAP = """
+import threading
+import scipy.linalg
+from threadpoolctl import threadpool_info
+from recommender.threads import single_threaded
+
+def threads():
+    return {lib["num_threads"] for lib in threadpool_info() if lib["user_api"] == "blas"}
+
+begun, leave, longer = threading.Event(), threading.Event(), threading.Event()
+
+@single_threaded
+def first():
+    begun.set()
+    leave.wait(60)
+
+@single_threaded
+def second():
+    longer.wait(60)
+
+print(threads())
+one, two = threading.Thread(target=first), threading.Thread(target=second)
+one.start()
+begun.wait(60)
+two.start()
+leave.set()
+one.join()
+print(threads())
+longer.set()
+two.join()
+print(threads())
+"""
+
+
+def test_calls_that_overlap_in_several_threads_leave_what_there_was() -> None:
+    env = {**os.environ, "OPENBLAS_NUM_THREADS": "2", "OMP_NUM_THREADS": "2"}
+    done = subprocess.run([sys.executable, "-c", OVERLAP], env=env, check=True, capture_output=True, text=True)
+    assert done.stdout.split() == ["{2}", "{1}", "{2}"]
