@@ -70,7 +70,7 @@ from recommender.threads import single_threaded
 def threads():
     return {lib["num_threads"] for lib in threadpool_info() if lib["user_api"] == "blas"}
 
-begun, leave, longer = threading.Event(), threading.Event(), threading.Event()
+begun, inside, leave, longer = (threading.Event() for _ in range(4))
 
 @single_threaded
 def first():
@@ -79,6 +79,7 @@ def first():
 
 @single_threaded
 def second():
+    inside.set()
     longer.wait(60)
 
 print(threads())
@@ -86,6 +87,7 @@ one, two = threading.Thread(target=first), threading.Thread(target=second)
 one.start()
 begun.wait(60)
 two.start()
+inside.wait(60)
 leave.set()
 one.join()
 print(threads())

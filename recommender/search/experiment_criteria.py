@@ -19,7 +19,8 @@ runtimes asked about under a model that may be wrong (Sacks and Ylvisaker 1978; 
 
     minimise Σ_asked Var[ln t | made],   ln t = x̃·θ + δ + N(0, σ²),   Var[δ(u) − δ(u')] = MISFIT² ‖u − u'‖₁ near, at most RANGE doublings
 
-by adding the experiment that lowers it most while the budget lasts, then exchanging one for another while that helps.
+by adding the experiment that lowers it most, or most for its cost, while the budget lasts, then by leaving each out in turn and
+filling up the budget anew while that helps.
 """
 
 from __future__ import annotations
@@ -47,6 +48,8 @@ MISFIT, RANGE = SCALE_SPREAD, 10.0
 """Standard deviation of the misfit over one doubling, as predictions beyond the range are widened; doublings over which it is
 forgotten."""
 MOST_EXCHANGES = 50
+LEAST_GAIN = 0.01
+"""An experiment that lowers the variance asked about by less is not worth its run."""
 
 
 @dataclass(frozen=True)
@@ -141,30 +144,33 @@ def a_optimal_with_misfit(
     target = slice(n + k, None)
     before = _given(prior, np.arange(n, n + k), noise)
 
-    def best(kept: list[int]) -> tuple[float, int, float]:
-        """(what the variance asked about would be, the experiment to add, what it is without)."""
+    def left(kept: list[int]) -> tuple[float, Array]:
+        """The variance asked about once `kept` are made, and by how much each experiment would lower it."""
         after = _given(before, np.array(kept, dtype=np.intp), noise)
-        now = float(np.trace(after[target, target]))
-        open_ = cost <= (budget - float(cost[kept].sum())) * (1 + 1e-9)
-        open_[kept] = False
-        if not open_.any():
-            return np.inf, -1, now
-        gain = (after[target, :n] ** 2).sum(axis=0) / (np.diagonal(after)[:n] + noise**2)
-        j = int(np.argmax(np.where(open_, np.round(gain / now, 9), -1.0)))  # rounded: the first of equals
-        return now - float(gain[j]), j, now
+        return float(np.trace(after[target, target])), (after[target, :n] ** 2).sum(axis=0) / (
+            np.diagonal(after)[:n] + noise**2
+        )
 
-    kept: list[int] = []
-    while len(kept) < most and (j := best(kept)[1]) >= 0:
-        kept.append(j)
+    def filled(kept: list[int], by: Array) -> tuple[float, list[int]]:
+        """Experiments added while they help and the budget lasts, the most gain over `by` first; and the variance then."""
+        while True:
+            now, gain = left(kept)
+            open_ = (cost <= (budget - float(cost[kept].sum())) * (1 + 1e-9)) & (gain > LEAST_GAIN * now)
+            open_[kept] = False
+            if len(kept) >= most or not open_.any():
+                return now, kept
+            # Rounded, so that of equals it is the first.
+            kept = [*kept, int(np.argmax(np.where(open_, np.round(gain / now / by, 9), -1.0)))]
+
+    ways = (np.ones(n), np.where(np.isfinite(cost), np.maximum(cost / budget, 1e-9), 1.0))
+    found = [filled([], by) for by in ways]
+    least, kept = min(found, key=lambda f: round(f[0], 12))
     for _ in range(MOST_EXCHANGES):
-        now = best(kept)[2]
-        swaps = [(best(kept[:i] + kept[i + 1 :]), i) for i in range(len(kept))]
-        (least, j, _), i = min(swaps, key=lambda s: (round(s[0][0] / now, 9), s[1]), default=((np.inf, -1, now), 0))
-        if least > now * (1 - 1e-6):
+        others = [filled(kept[:i] + kept[i + 1 :], by) for i in range(len(kept)) for by in ways]
+        other, changed = min(others, key=lambda f: round(f[0], 12), default=(np.inf, kept))
+        if other > least * (1 - 1e-6):
             break
-        kept[i] = j
-        while len(kept) < most and (j := best(kept)[1]) >= 0:  # what the exchange saved may pay for another
-            kept.append(j)
+        least, kept = other, changed
     return np.array(sorted(kept), dtype=np.intp)
 
 
