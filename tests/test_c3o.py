@@ -179,9 +179,10 @@ class TestWhatIsNotKnown:
             ((1.0, 2.0, 3.0, 4.0), lambda k: k),
             ((1.0, 2.0, 3.0, 4.0), lambda k: 1 + k * k / 20),
             ((1.0, 4.0), lambda k: k),
+            ((3.0, 9.0), lambda k: 1 + 0.05 * k),
             ((10.0, 20.0), lambda k: 1.0),
         ],
-        ids=["proportional", "curved", "two values", "no effect"],
+        ids=["proportional", "curved", "two values", "two values where it matters little yet", "no effect"],
     )
     def test_ten_times_the_largest_input_is_as_wide_as_extrapolating_from_the_smaller_ones_was_wrong(
         self, ks: tuple[float, ...], shape: Callable[[float], float]

@@ -131,7 +131,7 @@ class TestTheWrapper:
         assert few.factor > many.factor
         assert (few.groups, many.groups) == (3, 39)
         problem, runs, _ = ask(archive(4, seed=4), "w000")
-        assert any("too few to know the tail" in w for w in Conformal(ColumnMean()).predict(problem, runs).warnings)
+        assert any("say little of the tail" in w for w in Conformal(ColumnMean()).predict(problem, runs).warnings)
 
     def test_without_an_archive_nothing_changes_and_that_is_said(self) -> None:
         frame = pd.DataFrame(

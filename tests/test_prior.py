@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
+import math
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -11,6 +14,7 @@ import pytest
 from scipy.stats import multivariate_normal, norm
 
 from recommender.datasets import fetch_dataset
+from recommender.errors import InfeasibleError
 from recommender.models import Array
 from recommender.models.features import features
 from recommender.models.laws import draw_laws
@@ -315,3 +319,32 @@ def test_the_improvement_of_a_mixture_is_the_mean_over_its_parts() -> None:
     value = np.log(np.maximum(drawn, 0.0) * price * table["node_count"] / 3600.0)
     gain = np.maximum(np.log(scores.incumbent) - value, 0.0).mean()
     assert scores.score[row] == pytest.approx(gain, rel=0.03)
+
+
+class TestARunThatCannotBe:
+    SECONDS = (("m5.xlarge", 4, 1033.1), ("r5.xlarge", 4, 1006.8), ("m5.2xlarge", 4, 522.3), ("c5.2xlarge", 2, 1147.9))
+
+    def ask(self, last: float, **more: Any) -> tuple[Problem, Runs]:
+        rows = [*self.SECONDS, ("c5.2xlarge", 4, last)]
+        mine = pd.DataFrame(rows, columns=["instance_type", "node_count", "runtime_s"]).assign(workload="als")
+        kinds = [f"{family}.{size}" for family in ("m5", "c5", "r5") for size in ("xlarge", "2xlarge")]
+        pool = pd.DataFrame(itertools.product(kinds, (2, 4, 8)), columns=["instance_type", "node_count"])
+        return build_problem(mine, candidates=pool, **more)
+
+    @pytest.mark.parametrize("last", [4.83, 48_300.0])
+    def test_a_hundredfold_off_is_named_and_nothing_is_promised_on_it(self, last: float) -> None:
+        problem, runs = self.ask(last)
+        answer = strategy("prior").recommend(problem, runs)
+        assert any("the run of c5.2xlarge x4 is" in w and "run it again" in w for w in answer.warnings)
+        assert answer.prediction is not None
+        assert answer.prediction.spread.min() > math.log(20.0)
+
+    def test_a_deadline_that_only_that_run_met_is_not_met(self) -> None:
+        problem, runs = self.ask(4.83, deadline_s=30.0)
+        with pytest.raises(InfeasibleError):
+            strategy("prior").recommend(problem, runs)
+
+    def test_ten_times_is_what_memory_can_do_and_is_believed(self) -> None:
+        problem, runs = self.ask(60.0)
+        answer = strategy("prior").recommend(problem, runs)
+        assert not any("outlier" in w for w in answer.warnings)

@@ -12,7 +12,7 @@ import pytest
 
 from recommender.models import EVIDENCE, PerformanceModel, Prediction, nothing_known, with_measurements
 from recommender.models.c3o import C3O
-from recommender.models.ernest import UNSEEN_SCALE_SPREAD, UNTOLD_SPREAD, Ernest
+from recommender.models.ernest import UNSEEN_SCALE_SPREAD, UNTOLD_SPREAD, Ernest, untold
 from recommender.models.points import run_points, target_points
 from recommender.models.scaling import undetermined
 from recommender.problem import Problem, build_problem
@@ -94,6 +94,30 @@ class TestAScaleThatNeverVaried:
         assert (far.spread > near.spread).all()
         assert {EVIDENCE[i] for i in far.evidence} == {"assumed"}
         assert math.isclose(UNSEEN_SCALE_SPREAD, math.log(2) / math.sqrt(12))
+
+
+class TestWorkThatNeverVaried:
+    """Scale and machines grew alike, so that every vCPU had the same work: is it fixed time, or does it divide?"""
+
+    @BOTH
+    def test_the_median_is_half_way_and_the_interval_holds_most_of_both(self, model: PerformanceModel) -> None:
+        problem, runs = ask(TOGETHER, scale=1.0)
+        one = int(np.flatnonzero(problem.configurations["node_count"] == 1)[0])
+        found = model.predict(problem, runs)
+        fixed, divides = math.log(120.0), math.log(10 * 120.0)  # 120 to 140 s; on one node ten times the work of a vCPU
+        assert found.log_runtime[one] == pytest.approx((fixed + divides) / 2, abs=0.35)
+        for extreme in (fixed, divides):
+            assert abs(found.log_runtime[one] - extreme) < 1.2816 * found.spread[one]
+
+    def test_whichever_term_the_fit_took_the_answer_is_the_same(self) -> None:
+        problem, runs = ask(TOGETHER, scale=1.0)
+        evidence = run_points(problem, runs, [])
+        target = target_points(problem, problem.configurations, evidence)
+        all_fixed, all_divides = (untold(evidence.points, target, np.full(4, share)) for share in (0.0, 1.0))
+        far = np.log(target[0] / (target[1] * target[2])) - np.log(0.1 / VCPUS)
+        assert all_fixed[0] - all_divides[0] == pytest.approx(far), "added to fits that differ by as much"
+        assert all_fixed[0] == pytest.approx(far / 2)
+        assert all_fixed[1] == pytest.approx(np.hypot(UNTOLD_SPREAD, far / math.sqrt(12)))
 
 
 class TestAnOutlier:

@@ -43,11 +43,11 @@ from recommender.models.ernest import (
     never_told_apart,
     outliers,
     outside,
-    untold_spread,
+    untold,
 )
 from recommender.models.memory import MemoryLimit
 from recommender.models.points import Evidence, proposals, relative_speed, run_points, target_points
-from recommender.models.scaling import BASE, MINIMUM_POINTS, SERIAL, by_name, features, solve
+from recommender.models.scaling import BASE, MINIMUM_POINTS, MOST_ERROR, SERIAL, by_name, features, solve
 from recommender.problem import Problem
 from recommender.runs import Runs
 
@@ -157,7 +157,7 @@ def held_out(fitter: Fitter, table: Table, group: npt.NDArray[np.intp]) -> Array
     for f in np.unique(fold):
         out = fold == f
         error[out] = fitter(table.take(~out))(table.take(out)) - table.y[out]
-    return np.clip(error, -3.0, 3.0)
+    return np.clip(error, -MOST_ERROR, MOST_ERROR)
 
 
 def beyond(fitter: Fitter, table: Table, left: npt.NDArray[np.bool_]) -> Array:
@@ -165,7 +165,7 @@ def beyond(fitter: Fitter, table: Table, left: npt.NDArray[np.bool_]) -> Array:
     if (~left).sum() < MINIMUM_POINTS or not left.any():
         return np.empty(0)
     error = fitter(table.take(~left))(table.take(left)) - table.y[left]
-    return np.asarray(np.clip(error, -3.0, 3.0))
+    return np.asarray(np.clip(error, -MOST_ERROR, MOST_ERROR))
 
 
 @dataclass(frozen=True)
@@ -251,9 +251,9 @@ class C3O:
         beyond = np.where(alone, np.hypot(beyond, UNSEEN_PARALLEL_SPREAD * np.log2(target[1])), beyond)
         for edge, far in zip(asked.edges, choice.outer, strict=True):
             beyond = np.hypot(beyond, edge.further(far))
-        untold = untold_spread(points, target)
-        beyond = np.hypot(beyond, untold)
-        warnings.extend(extrapolations(points, target) + never_told_apart(points, untold))
+        shift, wide = untold(points, target, _divides(choice.believer, asked.table))
+        beyond = np.hypot(beyond, wide)
+        warnings.extend(extrapolations(points, target) + never_told_apart(points, wide))
         error = float(np.mean(np.abs(np.expm1(choice.error))))
         if error > MISFIT:
             warnings.append(
@@ -262,8 +262,8 @@ class C3O:
             )
         warnings.extend(outliers(choice.error))
         own = max(choice.spread, repetition_noise(runs))
-        log_t = choice.believer(asked.table) - np.log(relative_speed(problem, table_c["family"]))
-        known = seen & ~alone & ~asked.assumed & (untold == 0) & ~never_scaled(points, target)
+        log_t = choice.believer(asked.table) + shift - np.log(relative_speed(problem, table_c["family"]))
+        known = seen & ~alone & ~asked.assumed & (wide == 0) & ~never_scaled(points, target)
         said = f"by {choice.name}: {error:.1%} mean error on {len(choice.error)} points left out in turn"
         prediction = Prediction(
             log_runtime=log_t,
@@ -287,6 +287,14 @@ def _terms(choice: Choice, candidates: Table, i: int, seconds: float) -> dict[st
         return {f"what {choice.name} says": seconds}
     share = choice.believer.terms(candidates.take(np.array([i])))[0]
     return by_name(share * seconds / max(float(share.sum()), 1e-300))
+
+
+def _divides(believer: Believer, candidates: Table) -> Array:
+    """Share of each candidate's time that is work that divides over vCPUs; 0 where the model has no terms."""
+    if believer.terms is None:
+        return np.zeros(len(candidates.size))
+    terms = believer.terms(candidates)
+    return np.asarray(terms[:, 1] / np.maximum(terms.sum(axis=1), 1e-300))
 
 
 def _limits(believer: Believer, candidates: Table, i: int) -> str:

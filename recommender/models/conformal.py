@@ -101,10 +101,10 @@ class Conformal:
         factor = np.where(prediction.evidence == MEASURED, 1.0, found.factor)
         said = (
             f"intervals are scaled by {found.factor:.2g}: of {found.scores} runs of {found.groups} other workloads left out in "
-            f"turn, {found.covered:.0%} were inside their {self.level:.0%} interval"
+            f"turn, {found.covered:.0%} were inside the {self.level:.0%} interval before"
         )
         few = found.groups + 1 < 1 / (1 - self.level)
-        said += "; they are too few to know the tail, so it is widened" if few else ""
+        said += "; so few workloads say little of the tail, so it is counted wider than what they show" if few else ""
         return replace(
             prediction,
             spread=np.maximum(prediction.spread * factor, prediction.noise),  # a run's own noise is known

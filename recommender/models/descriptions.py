@@ -56,10 +56,14 @@ class Edge:
         """Spread of ln(runtime) for what is asked about, (configurations,), of a model whose root mean square error at the
         points left out is `error`.
 
-        A slope that wanders as a random walk is off by distance^(3/2). Where the value does not vary among the points kept the
-        error is all of the slope: of one that goes on anywhere between not at all and twice as steep, it is the half width.
+        A slope that wanders as a random walk is off by distance^(3/2). Two values say nothing of how it bends: the error is then
+        all of the slope, of which one that goes on anywhere between not at all and twice as steep has it as half width; and as of
+        a value that never varied, the runtime may be anywhere from independent of it to proportional to it.
         """
-        return np.asarray((self.beyond / self.away) ** 1.5 * (error if self.varies else error / np.sqrt(3.0)))
+        grown = (self.beyond / self.away) ** 1.5
+        if self.varies:
+            return np.asarray(grown * error)
+        return np.asarray(np.maximum(grown * error / np.sqrt(3.0), self.beyond * np.log(2.0) / 2))
 
 
 def edges(values: Array, wanted: Array) -> list[Edge]:

@@ -27,7 +27,7 @@ from recommender.errors import InsufficientEvidenceError
 from recommender.models import ASSUMED, MODELLED, Array, Prediction, comparable, repetition_noise, with_measurements
 from recommender.models.memory import MemoryLimit
 from recommender.models.points import Points, proposals, relative_speed, run_points, target_points
-from recommender.models.scaling import MINIMUM_POINTS, At, Fit, by_name, features, fit, undetermined
+from recommender.models.scaling import MINIMUM_POINTS, MOST_ERROR, At, Fit, by_name, features, fit, undetermined
 from recommender.problem import Problem
 from recommender.runs import Runs
 
@@ -171,7 +171,7 @@ def _believe(problem: Problem, configurations: pd.DataFrame, runs: Runs, warning
     seconds = work / relative * np.exp(effect)
     spread = _fit_spread(pooled, shape, work, noise)
     coefficients = np.broadcast_to(pooled.theta, shape.shape).copy()
-    untold = untold_spread(points, target, pooled.extra)
+    shift, wide = untold(points, target, _divides(shape, pooled.theta), pooled.extra)
     held_out = dict(zip(pooled.key, pooled.held_out_log, strict=True))
     types = np.unique(points.instance_type)
     for name in types if len(types) > 1 else ():
@@ -183,9 +183,8 @@ def _believe(problem: Problem, configurations: pd.DataFrame, runs: Runs, warning
         work = shape[here] @ own.theta
         seconds[here], spread[here] = work / relative[here], _fit_spread(own, shape[here], work, noise)
         coefficients[here], effect_sd[here] = own.theta, 0.0
-        untold[here] = untold_spread(
-            mine, (target[0][here], target[1][here], target[2][here], target[3][here]), own.extra
-        )
+        there = (target[0][here], target[1][here], target[2][here], target[3][here])
+        shift[here], wide[here] = untold(mine, there, _divides(shape[here], own.theta), own.extra)
         held_out |= dict(zip(own.key, own.held_out_log, strict=True))
     borrowed = problem.catalogue.rated["borrowed"].reindex(family).to_numpy(object)
     unrated = pd.isna(borrowed)
@@ -197,9 +196,9 @@ def _believe(problem: Problem, configurations: pd.DataFrame, runs: Runs, warning
     warnings.extend(extrapolations(points, target))
     alone = (target[1] > 1) & (not cluster)  # nothing says that the program can use more than one machine
     beyond = np.where(alone, np.hypot(beyond, UNSEEN_PARALLEL_SPREAD * np.log2(target[1])), beyond)
-    beyond = np.hypot(beyond, untold)
-    warnings.extend(never_told_apart(points, untold))
-    seen &= ~alone & (evidence.other_inputs == 0) & (untold == 0) & ~never_scaled(points, target)
+    beyond, seconds = np.hypot(beyond, wide), seconds * np.exp(shift)
+    warnings.extend(never_told_apart(points, wide))
+    seen &= ~alone & (evidence.other_inputs == 0) & (wide == 0) & ~never_scaled(points, target)
     error = float(np.mean(np.abs(np.expm1(list(held_out.values())))))
     if error > MISFIT:
         warnings.append(
@@ -228,6 +227,11 @@ def _believe(problem: Problem, configurations: pd.DataFrame, runs: Runs, warning
         binding=binding,
         terms=terms,
     )
+
+
+def _divides(shape: Array, theta: Array) -> Array:
+    """Share of the fit's time that is work that divides over vCPUs, (targets,)."""
+    return np.asarray(shape[:, 1] * theta[1] / np.maximum(shape @ theta, 1e-300))
 
 
 def _fit_spread(model: Fit, shape: Array, seconds: Array, noise: float) -> Array:
@@ -269,9 +273,10 @@ def outliers(error: Array) -> list[str]:
     far = int((np.abs(error) > OUTLIER).sum())
     if not far:
         return []
+    or_more = " or more" if np.abs(error).max() >= MOST_ERROR else ""
     said = (
         f"outlier: {far} of {len(error)} points are {np.exp(OUTLIER):.0f} x or more from what the others say of "
-        f"them (the farthest {np.exp(np.abs(error).max()):.0f} x); the spread is wider for all, so check them"
+        f"them (the farthest {np.exp(np.abs(error).max()):.0f} x{or_more}); the spread is wider for all, so check them"
     )
     return [said]
 
@@ -312,27 +317,33 @@ def never_scaled(points: Points, target: At) -> npt.NDArray[np.bool_]:
     return np.asarray((len(np.unique(points.scale)) == 1) & ~np.isclose(target[0], points.scale[0], rtol=1e-9))
 
 
-def untold_spread(points: Points, target: At, extra: Sequence[int] = ()) -> Array:
-    """Further spread where the runs do not tell apart the terms that the answer depends on; else 0.
+def untold(points: Points, target: At, share: Array, extra: Sequence[int] = ()) -> tuple[Array, Array]:
+    """What is added to ln t, and its further spread, where the runs do not tell apart the terms that the answer depends on;
+    else 0 and 0.
 
-    The fit puts all of the time in one of those terms. If work that divides, w = s/(m c), is another of them, then ln t may be
-    anywhere from what the fit says to L = |ln(w / nearest w of a run)| away: root mean square L/√3, joined with UNTOLD_SPREAD.
+    The fit puts all of the time in one of those terms. If work that divides, w = s/(m c), is among them, then beyond the runs
+    t may be anything from independent of w to proportional to it: even over L = ln(w / nearest w of a run), so half of L
+    with a deviation of |L|/√12, joined with UNTOLD_SPREAD. `share` of the fit's time divides, (targets,): its own position p
+    between the two is ln(1 − share + share e^−L) / −L.
     """
     work = points.scale / (points.machines * points.vcpus)
     with np.errstate(divide="ignore", invalid="ignore"):
         asked = np.log(target[0] / (target[1] * target[2]))
         low, high = np.log(work[work > 0].min()), np.log(work.max())
-    away = np.nan_to_num(np.maximum(0.0, np.maximum(asked - high, low - asked)), posinf=0.0)
-    spread = np.hypot(UNTOLD_SPREAD, away / np.sqrt(3))
-    return np.asarray(np.where(undetermined(points.completed_at, target, extra), spread, 0.0), dtype=np.float64)
+        far = np.clip(np.nan_to_num(asked - np.clip(asked, low, high)), -50.0, 50.0)
+        position = np.where(far == 0, 0.5, np.log(1.0 - share + share * np.exp(-far)) / -far)
+    here = undetermined(points.completed_at, target, extra)
+    shift = np.where(here, (0.5 - np.clip(position, 0.0, 1.0)) * far, 0.0)
+    spread = np.where(here, np.hypot(UNTOLD_SPREAD, far / np.sqrt(12)), 0.0)
+    return shift, spread
 
 
-def never_told_apart(points: Points, untold: Array) -> list[str]:
-    """Say what `untold_spread` found."""
-    if not untold.any():
+def never_told_apart(points: Points, wide: Array) -> list[str]:
+    """Say what `untold` found, of which this is the spread."""
+    if not wide.any():
         return []
     said = (
         "undetermined: scale and vCPUs varied together in the runs, which so never told work that divides over the vCPUs from "
-        f"time that does not; what is said of {int((untold > 0).sum())} configurations is a guess, with a wide spread; "
+        f"time that does not; what is said of {int((wide > 0).sum())} configurations is a guess, with a wide spread; "
     )
     return [said + proposals(points)]

@@ -58,6 +58,8 @@ COLUMN_PRIOR = 0.5
 """Runs of the archive that the average law counts for in a column's mean."""
 CONTEXTS, CELLS, FOLDS = 256, 64, 10
 """Most workloads of the archive that enter the covariance, most runs of each that are predicted, and folds of that."""
+FEWEST_ODD, ODD = 3, float(np.log(20.0))
+"""Fewest configurations of which one can be odd, and how far from the others it then is."""
 LIMITS = (
     "work that divides over vCPUs",
     "work that does not divide",
@@ -308,13 +310,17 @@ class LearnedPrior:
             warnings=warnings,
             mixture=mixture,
         )
+        odd, doubt = _odd(problem, prior.laws, evidence)
+        if odd:
+            known = replace(known, warnings=(*known.warnings, doubt))
         # A component's noise is also what strays from it for good: where a configuration was run, its runs say more.
         joined = with_measurements(known, problem, runs)
+        wide = np.where(seen.count > 0, joined.spread, known.spread)  # the mixture has a noise of its own
         return replace(
             joined,
-            spread=np.where(seen.count > 0, joined.spread, known.spread),  # the mixture has a noise of its own
+            spread=np.hypot(wide, odd),
             noise=min(joined.noise, noise),
-            draws=mixture.draws if len(evidence.rows) else None,
+            draws=mixture.draws if len(evidence.rows) and not odd else None,
         )
 
 
@@ -323,6 +329,28 @@ def _evidence(seen: Measured) -> Evidence:
     stopped = np.flatnonzero(np.isfinite(seen.censored_log) & (seen.count == 0))
     value = np.fmax(seen.log_runtime, seen.censored_log)[rows]
     return Evidence(rows, value, seen.count[rows], stopped, seen.censored_log[stopped])
+
+
+def _odd(problem: Problem, laws: Laws, evidence: Evidence) -> tuple[float, str]:
+    """By how much one of three or more measured configurations is off what the others lead to expect (ln), and the sentence; 0
+    and '' below a factor of ODD, and where there are application parameters, of which the laws know nothing.
+
+    What the others lead to expect is the average law at their median level: the laws differ by no more than memory and
+    scale-out can do, another unit or a run of something else is beyond them.
+    """
+    if len(evidence.rows) < FEWEST_ODD or problem.candidates.params:
+        return 0.0, ""
+    rest = evidence.value - laws.mean()[evidence.rows]
+    far = np.array([r - np.median(np.delete(rest, k)) for k, r in enumerate(rest)])
+    k = int(np.abs(far).argmax())
+    if abs(far[k]) < ODD:
+        return 0.0, ""
+    times = f"{np.exp(abs(far[k])):,.0f} x {'slower' if far[k] > 0 else 'faster'}"
+    return float(abs(far[k])), (
+        f"outlier: the run of {problem.candidates.configuration(int(evidence.rows[k])).label} is {times} than the others lead to "
+        "expect (another unit, another input, or an error?); one of them is wrong, so every interval is widened by as much: run it "
+        "again"
+    )
 
 
 def _plausible(prior: Belief, evidence: Evidence) -> Callable[[], Array]:

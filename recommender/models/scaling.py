@@ -42,6 +42,8 @@ BASE, SERIAL, INTERACTION, QUADRATIC = 4, 4, 5, 6
 """Number of the paper's terms, and the columns of the further ones."""
 WITH_SCALE = (1, SERIAL, INTERACTION)
 """Columns of the terms that the scale is in."""
+MOST_ERROR = 3.0
+"""|ln(predicted/observed)| of points left out is counted up to this."""
 HELPS = 0.96
 """A further term is used where the squared held-out error falls below this share: 2 % of the error. It is not stricter,
 because a term too many costs variance, which the spread mostly shows, and one too few a bias, which nothing shows."""
@@ -234,4 +236,4 @@ def _leave_out(
         out = fold_of_row[key] == f
         theta, _ = _censored_solve(x[~out], t[~out], censored[~out])
         errors[fold == f] = np.log(np.maximum(x[row[fold == f]] @ theta, 1e-9)) - observed[fold == f]
-    return np.clip(errors, -3.0, 3.0)
+    return np.clip(errors, -MOST_ERROR, MOST_ERROR)

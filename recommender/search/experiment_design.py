@@ -189,7 +189,12 @@ def parse_budget(text: str) -> dict[str, float]:
     try:
         usd = float(plain)
     except ValueError:
-        return {"budget_s": parse_duration(text)}
+        try:
+            return {"budget_s": parse_duration(text)}
+        except InputError:
+            raise InputError(
+                f"--design-budget {text!r} is neither USD nor a duration; write for example 5usd (or 5) or 2h"
+            ) from None
     if not 0 < usd < np.inf:
         raise InputError(f"--design-budget {text!r} is not more than zero and finite; write for example 5usd or 2h")
     return {"budget_usd": usd}
