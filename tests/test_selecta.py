@@ -378,8 +378,10 @@ class TestBadArchives:
 
 
 class TestARecurringWorkload:
-    def timed(self, frame: pd.DataFrame, factors: list[float]) -> tuple[Problem, Runs]:
-        rows = [2, 11, 17, 2, 11][: len(factors)]
+    def timed(
+        self, frame: pd.DataFrame, factors: list[float], rows: tuple[int, ...] = (2, 11, 17, 2, 11)
+    ) -> tuple[Problem, Runs]:
+        rows = rows[: len(factors)]
         parts = [some(frame, "w000", [r]) for r in rows]
         mine = pd.concat(parts, ignore_index=True).assign(workload="new")
         mine["runtime_s"] *= factors
@@ -394,7 +396,7 @@ class TestARecurringWorkload:
 
     def test_whose_input_grew_is_answered_from_its_new_runs_and_references_are_asked_for_again(self) -> None:
         frame = planted()
-        problem, runs = self.timed(frame, [1.0, 1.0, 1.0, 3.0])
+        problem, runs = self.timed(frame, [1.0, 1.0, 1.0, 3.0, 3.0], (2, 11, 17, 2, 2))
         answer = strategy("selecta").recommend(replace(problem, top=len(POOL)), runs)
         said = next(w for w in answer.warnings if "the workload changed" in w)
         assert "3.0 x longer" in said
@@ -406,6 +408,35 @@ class TestARecurringWorkload:
         wanted = strategy("selecta").suggest(problem, runs)
         assert wanted is not None
         assert "reference 2 of 2" in wanted.why
+
+    @pytest.mark.parametrize("name", ["selecta", "selecta+ei", "paris"])
+    def test_of_which_one_run_deviates_may_have_changed_and_is_asked_for_another_reference_again(
+        self, name: str
+    ) -> None:
+        problem, runs = self.timed(planted(workloads=12), [1.0, 1.0, 1.0, 3.0])
+        answer = strategy(name).recommend(replace(problem, top=len(POOL)), runs)
+        (said,) = [w for w in answer.warnings if "changed" in w]
+        assert "may have changed" in said
+        assert "3.0 x longer" in said
+        assert "nothing is left out until a second run agrees" in said
+        assert sum(row.evidence == "measured" for row in answer.rows) == 3
+        wanted = strategy(name).suggest(problem, runs)
+        assert wanted is not None
+        assert wanted == answer.next_run
+        assert wanted.label in {problem.candidates.configuration(i).label for i in (11, 17)}
+        assert "a reference again" in wanted.to_dict()["why"]
+
+    def test_of_which_the_only_configuration_deviates_is_asked_for_that_again(self) -> None:
+        problem, runs = self.timed(planted(workloads=12), [1.0, 1.0, 3.0], (2, 2, 2))
+        wanted = strategy("selecta").suggest(problem, runs)
+        assert wanted is not None
+        assert wanted.label == problem.candidates.configuration(2).label
+
+    def test_of_which_one_run_deviated_and_the_next_did_not_goes_on_as_before(self) -> None:
+        problem, runs = self.timed(planted(workloads=12), [1.0, 1.0, 1.0, 3.0, 1.0])
+        answer = strategy("selecta").recommend(replace(problem, top=len(POOL)), runs)
+        assert not any("changed" in w for w in answer.warnings)
+        assert sum(row.evidence == "measured" for row in answer.rows) == 3
 
     @pytest.mark.parametrize("name", ["selecta", "selecta+ei", "neighbours+ei", "quasar+ei", "paris+ei"])
     def test_that_changed_is_answered_as_if_its_new_runs_were_all_there_are(self, name: str) -> None:
@@ -420,7 +451,7 @@ class TestARecurringWorkload:
         assert strategy(name).suggest(problem, runs) == strategy(name).suggest(problem, alone)
 
     def test_whose_references_are_due_again_is_asked_for_those_it_was_measured_on_before(self) -> None:
-        problem, runs = self.timed(planted(), [1.0, 1.0, 1.0, 3.0])
+        problem, runs = self.timed(planted(), [1.0, 1.0, 1.0, 3.0, 3.0], (2, 11, 17, 2, 2))
         answer = strategy("selecta").recommend(problem, runs)
         said = next(w for w in answer.warnings if "the workload changed" in w)
         before = {problem.candidates.configuration(i).label for i in (11, 17)}

@@ -122,6 +122,8 @@ class Archived:
     workload: npt.NDArray[np.object_]
     """Name of each context's workload."""
     application: npt.NDArray[np.object_]
+    inputs: Array
+    """Input of each context, (contexts, inputs of the archive); of a context of several, that of most configurations."""
     counters: Counters
     cells: ArchiveCells
     """Everything, but that `completed` and `runs` count no run that was left out."""
@@ -164,6 +166,7 @@ class Archived:
             residual=self.y[contexts] - level[:, None] - column,
             workload=self.workload[contexts],
             application=self.application[contexts],
+            inputs=self.inputs[contexts],
             counters=replace(c, context=place[c.context[in_]], configuration=c.configuration[in_], value=c.value[in_]),
         )
 
@@ -275,6 +278,7 @@ def _look_through(problem: Problem, cells: ArchiveCells) -> Archived:
         residual=residual,
         workload=names[keep],
         application=cells.application[keep],
+        inputs=_inputs(problem, cells)[keep],
         counters=_counters(problem, cells, place, columns),
         cells=_without(problem, cells, out) if out.any() else cells,
         out=out,
@@ -340,6 +344,21 @@ def _unusual(y: Array) -> npt.NDArray[np.bool_]:
             return odd
         odd[np.flatnonzero(use)[more]] = True
     return odd
+
+
+def _inputs(problem: Problem, cells: ArchiveCells) -> Array:
+    """Input of each context, (contexts, inputs): of several that of most configurations, the largest among equals."""
+    assert problem.archive is not None
+    names, (frame, row, context) = problem.archive.inputs, _completed(problem, cells)
+    found = np.full((len(cells.workload), len(names)), np.nan)
+    if names:
+        ran = frame[names].assign(_context=context, _row=row).drop_duplicates()
+        count = ran.groupby(["_context", *names], dropna=False).size().rename("_count").reset_index()
+        last = count.sort_values(["_count", *names], kind="stable", na_position="first").drop_duplicates(
+            "_context", keep="last"
+        )
+        found[last["_context"].to_numpy()] = last[names].to_numpy(float)
+    return found
 
 
 def _counters(

@@ -1,8 +1,18 @@
-"""Has a recurring workload changed? Its runs in the order of time, each held against earlier ones of its configuration.
+"""Has a recurring workload changed? Its runs in the order of time, the latest held against earlier ones of their configurations.
 
-Notation: run t took T_t; its configuration ran k times since the last change, with mean ln T and standard deviation s
-between repetitions, pooled over configurations and shrunk to NOISE_PRIOR. It is a change when
-|ln T_t − mean| > CHANGE s √(1 + 1/k). Runs of other configurations say nothing: how those differ is what is asked.
+Notation
+--------
+x_t    ln T_t of run t; only runs of configurations that ran before since the last change ("again") say anything
+e_t    x_t less its configuration's mean before the last w runs again, of those for each w in WINDOWS
+δ      what more than half of these e_t (of two: both) reach, and of their configurations' means too, all to one side
+W      Σ n m/(n + m) over configurations with n runs before and m after
+s²     of σ²: squared residuals, outliers cut, of x = (mean of the configuration) + (one shift for all after) and of all segments
+       before the last change, with NOISE_PRIOR_DOF more of NOISE_PRIOR²; ν its degrees of freedom, TAILS at most
+change |δ| > LEAST and K P(|t_ν| > |δ| √W/s) < ALPHA, K being the tests so far; it is taken back when later runs no longer bear
+       it out (K = 1)
+
+So one run never is a change: the last one again, where it deviates by itself (|e| > LEAST and P(|t_ν| > |e|/(s √(1 + 1/n))) <
+ALPHA), is said and nothing is left out. An outlier among runs at the old level is no change, and what a noisy workload shows of its noise is kept. Runs of configurations not run before say nothing: how those differ is what is asked.
 
 So a workload that changed and was since run on new configurations alone is not noticed. An archive predicts those only to
 the spread between workloads (about 10 % on the best covered of public tables, 20 % over all), the errors of one workload's
@@ -11,20 +21,63 @@ configurations are correlated, and an unusual workload would pass for one that c
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from functools import lru_cache
+
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
+from scipy.special import stdtr
 
 from recommender.inputs import scale_column
 from recommender.models import NOISE_PRIOR, NOISE_PRIOR_DOF, Array, configuration_rows
-from recommender.models.archive import listed
+from recommender.models.archive import MAD, listed
 from recommender.problem import Problem
 from recommender.runs import Runs
 
-CHANGE = 4.0
-"""Standard deviations from which on a run does not belong with those before it."""
+ALPHA = 0.01
+"""Probability that noise alone would look like what is called a change, over all tests."""
+LEAST = float(np.log(1.25))
+"""Least change of ln(runtime): less is not worth the runs before it."""
+LEAST_ALONE = float(np.log(1.75))
+"""The same against a single run before, which is as likely to be the odd one."""
+TAILS = 6.0
+"""Most degrees of freedom ever believed: runtimes have heavier tails than the normal."""
+OUTLIER = 3.0
+"""Robust standard deviations to which a residual is cut where the noise is estimated."""
+WINDOWS = (2, 3, 5, 8, 13)
+"""Numbers of latest runs again that are held against those before them."""
 DIFFERS = float(np.log(2.0))
 """Difference of ln(runtime) of repetitions from which on they are called different where no order can tell why."""
+
+Rows = npt.NDArray[np.intp]
+
+
+@dataclass(frozen=True)
+class Change:
+    """What happened last; positions in the order of time."""
+
+    start: int = 0
+    """First run since the last change; 0: none."""
+    apart: float = 0.0
+    """δ of it."""
+    doubt: int | None = None
+    """The last run again, where it deviates and no other agrees yet."""
+    doubt_apart: float = 0.0
+    """e of it."""
+
+
+@dataclass(frozen=True)
+class _Segment:
+    """Runs between two changes."""
+
+    start: int
+    squares: float
+    """Of the residuals in all segments before it, and of the prior."""
+    dof: float
+    """Degrees of freedom of those."""
+    apart: float
+    """δ by which it differs from the one before."""
 
 
 def since_change(problem: Problem, runs: Runs) -> tuple[Runs, tuple[str, ...]]:
@@ -32,26 +85,131 @@ def since_change(problem: Problem, runs: Runs) -> tuple[Runs, tuple[str, ...]]:
 
     Only runs that all say when they started can be put in order; where repetitions of others differ, that is said.
     """
+    frame = _ordered(runs)
+    if frame is None:
+        return runs, _said(_unordered(problem, runs.frame), _other_inputs(problem, runs.frame))
+    row, other = _whole(problem, frame), _other_inputs(problem, frame)
+    found = _last_change(row.tobytes(), np.log(frame["runtime_s"].to_numpy(float)).tobytes())
+    maybe = "" if found.doubt is None else _doubt(problem, frame.iloc[found.doubt], row[found.doubt], found.doubt_apart)
+    if not found.start:
+        return runs, _said(maybe, other)
+    start = found.start
+    earlier = [i for i in dict.fromkeys(map(int, row[:start])) if i >= 0 and i not in row[start:]]
+    said = _sentence(problem, frame.iloc[start], int(row[start]), found.apart, earlier)
+    return Runs(frame.iloc[start:].reset_index(drop=True)), _said(said, maybe, other)
+
+
+def doubtful(problem: Problem, runs: Runs) -> int | None:
+    """The configuration whose last run deviates so that the workload may have changed; None where nothing is in doubt."""
+    frame = _ordered(runs)
+    if frame is None:
+        return None
+    row = _whole(problem, frame)
+    found = _last_change(row.tobytes(), np.log(frame["runtime_s"].to_numpy(float)).tobytes())
+    return None if found.doubt is None else int(row[found.doubt])
+
+
+def _ordered(runs: Runs) -> pd.DataFrame | None:
+    """The runs in the order of time; None where there is none, or nothing to order."""
     frame = runs.frame
     if len(frame) < 2 or frame["started_at"].isna().any():
-        return runs, _said(_unordered(problem, frame), _other_inputs(problem, frame))
-    frame = frame.iloc[np.argsort(frame["started_at"].to_numpy(), kind="stable")].reset_index(drop=True)
-    row, log_t = _whole(problem, frame), np.log(frame["runtime_s"].to_numpy(float))
-    start, at = 0, 0.0
-    for t in np.flatnonzero(row >= 0):
-        before = np.arange(start, t)[row[start:t] >= 0]
-        same = before[row[before] == row[t]]
-        if not len(same):
+        return None
+    return frame.iloc[np.argsort(frame["started_at"].to_numpy(), kind="stable")].reset_index(drop=True)
+
+
+@lru_cache(maxsize=8)
+def _last_change(rows: bytes, log_runtimes: bytes) -> Change:
+    """The last change of runs in the order of time, by the bytes of their configurations (-1: says nothing) and x.
+
+    Kept: design, model and answer each ask.
+    """
+    row, log_t = np.frombuffer(rows, dtype=np.intp), np.frombuffer(log_runtimes)
+    place = np.flatnonzero(row >= 0)
+    _, group = np.unique(row[place], return_inverse=True)
+    x, tests = log_t[place], 0
+    found = [_Segment(0, NOISE_PRIOR_DOF * NOISE_PRIOR**2, NOISE_PRIOR_DOF, 0.0)]
+    again = list[int]()  # since the last change
+    for t in _again(group, 0, len(x)):
+        now = found[-1]
+        if group[t] not in group[now.start : t]:
             continue
-        apart = float(log_t[t] - log_t[same].mean())
-        if abs(apart) > CHANGE * _noise(row[before], log_t[before]) * np.sqrt(1.0 + 1.0 / len(same)):
-            start, at = int(t), apart
-    other = _other_inputs(problem, frame)
-    if not start:
-        return runs, _said(other)
-    earlier = [i for i in dict.fromkeys(map(int, row[:start])) if i >= 0 and i not in row[start:]]
-    said = _sentence(problem, frame.iloc[start], int(row[start]), at, earlier)
-    return Runs(frame.iloc[start:].reset_index(drop=True)), _said(said, other)
+        again.append(t)
+        for w in (w for w in WINDOWS if w <= len(again)):
+            s, tests = again[-w], tests + 1
+            moved = _shift(group, x, now, s, t + 1)
+            if moved is not None and moved[1] * tests < ALPHA:
+                residual, free = _within(group[now.start : s], x[now.start : s])
+                found.append(_Segment(s, now.squares + residual, now.dof + free, moved[0]))
+                again = _again(group, s, t + 1)
+                break
+        else:
+            while len(found) > 1:  # in hindsight
+                moved = _shift(group, x, found[-2], found[-1].start, t + 1)
+                if moved is not None and moved[1] < ALPHA:
+                    break
+                found.pop()
+                again = _again(group, found[-1].start, t + 1)
+    now = found[-1]
+    first = int(place[now.start]) if now.start else 0
+    if not again:
+        return Change(first, now.apart)
+    last = again[-1]
+    rest = np.delete(np.arange(now.start, len(x)), last - now.start)
+    residual, free = _within(group[rest], x[rest])
+    before = x[now.start : last][group[now.start : last] == group[last]]
+    e, dof = float(x[last] - before.mean()), now.dof + free
+    deviation = np.sqrt((now.squares + residual) / dof * (1.0 + 1.0 / len(before)))
+    if abs(e) <= LEAST or _chance(e / deviation, dof) >= ALPHA:
+        return Change(first, now.apart)
+    return Change(first, now.apart, int(place[last]), e)
+
+
+def _again(group: Rows, start: int, stop: int) -> list[int]:
+    """Runs in [start, stop) of a group that ran before in it."""
+    first = set(np.unique(group[start:stop], return_index=True)[1].tolist())
+    return [start + i for i in range(stop - start) if i not in first]
+
+
+def _shift(group: Rows, x: Array, now: _Segment, s: int, stop: int) -> tuple[float, float] | None:
+    """δ of the runs from s to `stop` against those of `now` before, and its P; None where |δ| ≤ LEAST or there are not two."""
+    group, x, s = group[now.start : stop], x[now.start : stop], s - now.start
+    k = int(group.max()) + 1
+    n, m = np.bincount(group[:s], minlength=k), np.bincount(group[s:], minlength=k)
+    level = np.bincount(group[:s], x[:s], minlength=k) / np.maximum(n, 1)
+    e = (x[s:] - level[group[s:]])[n[group[s:]] > 0]
+    if len(e) < 2:
+        return None
+    weight = n * m / np.maximum(n + m, 1)
+    moved = (np.bincount(group[s:], x[s:], minlength=k) / np.maximum(m, 1) - level)[weight > 0]
+    sign = float(np.sign(e.mean()))
+    delta = min(_most(sign * e), _most(sign * moved))
+    if delta <= (LEAST if (m[group[:s]] > 0).sum() > 1 else LEAST_ALONE):
+        return None
+    level_shift = float((weight[weight > 0] * moved).sum() / weight.sum())
+    residual, free = _within(group, np.concatenate([x[:s], x[s:] - level_shift]))
+    dof = now.dof + free - 1
+    return sign * delta, _chance(delta * np.sqrt(weight.sum() * dof / (now.squares + residual)), dof)
+
+
+def _most(e: Array) -> float:
+    """What more than half, and two at least of two, reach."""
+    return float(np.sort(e)[::-1][len(e) // 2])
+
+
+def _within(group: Rows, x: Array) -> tuple[float, int]:
+    """Sum of squares about the means of groups, outliers cut to OUTLIER robust deviations, and its degrees of freedom."""
+    count = np.bincount(group)
+    dof = len(x) - int((count > 0).sum())
+    if dof <= 0:
+        return 0.0, 0
+    residual = np.abs(x - (np.bincount(group, x) / np.maximum(count, 1))[group])[count[group] > 1]
+    robust = float(np.median(residual)) / MAD * np.sqrt(len(residual) / dof)
+    return float((np.minimum(residual, OUTLIER * max(robust, NOISE_PRIOR)) ** 2).sum()), dof
+
+
+def _chance(t: float, dof: float) -> float:
+    """P(|t_dof| > |t|)."""
+    return 2.0 * float(stdtr(min(dof, TAILS), -abs(t)))
 
 
 def _said(*sentences: str) -> tuple[str, ...]:
@@ -96,15 +254,7 @@ def _unordered(problem: Problem, frame: pd.DataFrame) -> str:
     )
 
 
-def _noise(row: npt.NDArray[np.intp], log_t: Array) -> float:
-    """s."""
-    _, group = np.unique(row, return_inverse=True)
-    count = np.bincount(group)
-    squares = float(((log_t - (np.bincount(group, log_t) / count)[group]) ** 2).sum())
-    return float(np.sqrt((squares + NOISE_PRIOR_DOF * NOISE_PRIOR**2) / (NOISE_PRIOR_DOF + len(row) - len(count))))
-
-
-def _whole(problem: Problem, frame: pd.DataFrame) -> npt.NDArray[np.intp]:
+def _whole(problem: Problem, frame: pd.DataFrame) -> Rows:
     """Configuration of each completed run of all its vCPUs at the input asked about; -1 for other runs."""
     row = configuration_rows(problem, frame)
     vcpus, used = problem.configurations["vcpus"].to_numpy(float)[row], frame["vcpus"].to_numpy(float)
@@ -121,4 +271,13 @@ def _sentence(problem: Problem, run: pd.Series, row: int, apart: float, earlier:
         f"the workload changed: its run of {run['started_at']:%Y-%m-%d %H:%M} on {label[0]} took "
         f"{np.exp(abs(apart)):.1f} x {'longer' if apart > 0 else 'shorter'} than those before it (its input "
         f"{'grew' if apart > 0 else 'shrank'}?); runs before it are left out{again}"
+    )
+
+
+def _doubt(problem: Problem, run: pd.Series, row: int, apart: float) -> str:
+    return (
+        f"the workload may have changed: its run of {run['started_at']:%Y-%m-%d %H:%M} on "
+        f"{problem.candidates.configuration(int(row)).label} took {np.exp(abs(apart)):.1f} x "
+        f"{'longer' if apart > 0 else 'shorter'} than those before it (its input {'grew' if apart > 0 else 'shrank'}?); run it or "
+        "a reference configuration once more to tell: nothing is left out until a second run agrees"
     )

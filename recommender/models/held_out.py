@@ -227,7 +227,8 @@ def held_out_regret(
 ) -> pd.DataFrame:
     """Judge any model on the workloads of a problem's archive, by the same folds and references as everything here.
 
-    A model that believes no runtime is judged by its order. `most`: judge no more contexts than that, evenly over the folds.
+    A context is asked about at its own input, shown runs at that input alone and judged by those; where inputs hardly recur,
+    so that a context has several, at the one of most configurations. A model that believes no runtime is judged by its order. `most`: judge no more contexts than that, evenly over the folds.
 
     Returns
     -------
@@ -252,20 +253,23 @@ def held_out_regret(
         for u, y in enumerate(part.test.y):
             if (part, u) not in wanted:
                 continue
-            v = y + price[a.columns]
+            at = part.test.inputs[u]
+            same = np.isclose(pool.frame[inputs].to_numpy(float), at, rtol=1e-9, equal_nan=True).all(axis=1)
+            mine = pool.frame[out & same & (pool.frame["workload"] == part.test.workload[u])]
+            mine = mine.drop(columns=[c for c, value in zip(inputs, at, strict=True) if np.isnan(value)])
+            new = replace(
+                world,
+                workload=str(part.test.workload[u]),
+                inputs={c: float(value) for c, value in zip(inputs, at, strict=True) if np.isfinite(value)},
+            )
+            truth = measured(new, Runs(mine.reset_index(drop=True))).log_runtime[a.columns]
+            v = np.where(np.isfinite(y), truth, np.nan) + price[a.columns]
             own = np.isfinite(v)
-            mine = pool.frame[out & (pool.frame["workload"] == part.test.workload[u])]
             for k in counts:
                 if own.sum() < k + 2:
                     continue
                 s = [i for i in part.order if own[i]][:k]
-                told = Runs(
-                    mine[np.isin(configuration_rows(problem, mine), a.columns[s])]
-                    .drop(columns=[c for c in inputs if mine[c].isna().all()])
-                    .reset_index(drop=True)
-                )
-                at = {c: float((told.frame if k else mine)[c].max()) for c in told.inputs}
-                new = replace(world, workload=str(part.test.workload[u]), inputs=at)
+                told = Runs(mine[np.isin(configuration_rows(problem, mine), a.columns[s])].reset_index(drop=True))
                 believed, seen = model.predict(new, told), measured(new, told)
                 mean = np.where(seen.count > 0, seen.log_runtime, believed.log_runtime) + price
                 mean = (mean if believed.preference is None else believed.preference)[a.columns]

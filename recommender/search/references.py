@@ -6,9 +6,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from recommender.models import measured
+from recommender.models import Array, measured
 from recommender.models.archive import archived
 from recommender.models.completing import tried
+from recommender.models.drift import doubtful
 from recommender.models.held_out import folds, next_reference
 from recommender.models.memory import MemoryLimit
 from recommender.problem import Problem
@@ -22,7 +23,8 @@ class References:
     """Measure the configurations by which held-out workloads of the archive were best judged, then what is recommended.
 
     Chosen greedily, each given those already measured, so a reference that failed is replaced by the next best. After a
-    change of the workload those measured before it come first: what they took then is known.
+    change of the workload those measured before it come first: what they took then is known. Where one run alone says that it
+    changed, another reference is measured again to tell; the one that deviates where there is no other.
     """
 
     count: int = 2
@@ -49,6 +51,12 @@ class References:
         before = measured(problem, earlier or runs).count > 0
         seen, a = measured(problem, runs), archived(problem)
         have = a.columns[seen.count[a.columns] > 0]
+        doubt = doubtful(problem, earlier or runs)
+        if doubt is not None:
+            other = have[have != doubt]
+            open_ = np.isin(np.arange(len(problem.configurations)), other)
+            found = next_reference(problem, (), open_) if len(other) else None
+            return self._again(problem, doubt if found is None else found, seen.log_runtime)
         if len(have) >= min(self.count, len(a.columns)):
             return best.next_run if best else None
         open_ = ~tried(seen) & (MemoryLimit.of(problem, runs).excluded == 0)
@@ -76,6 +84,17 @@ class References:
         return NextRun(
             why=f"reference {len(have) + 1} of {self.count}: {why}",
             expected_runtime_s=float(np.exp(expected[row])),
+            expected_cost_usd=float(cost) if np.isfinite(cost) else None,
+            **vars(problem.candidates.configuration(row)),
+        )
+
+    @staticmethod
+    def _again(problem: Problem, row: int, log_runtime: Array) -> NextRun:
+        """Measure a configuration again, to take what it took."""
+        cost = run_cost_usd(problem, log_runtime)[row]
+        return NextRun(
+            why="a reference again: the workload may have changed, and a second run that agrees tells",
+            expected_runtime_s=float(np.exp(log_runtime[row])),
             expected_cost_usd=float(cost) if np.isfinite(cost) else None,
             **vars(problem.candidates.configuration(row)),
         )
