@@ -24,7 +24,8 @@ import numpy.typing as npt
 import pandas as pd
 
 from recommender.errors import InsufficientEvidenceError
-from recommender.models import Array, configuration_rows
+from recommender.models import Array
+from recommender.models.contexts import CONFOUNDED, contexts
 from recommender.models.yardsticks import ArchiveCells, additive, archive_cells
 from recommender.problem import Problem
 from recommender.runs import Runs
@@ -190,27 +191,29 @@ def believable(problem: Problem) -> tuple[Problem, tuple[str, ...]]:
     """The problem with what contradicts the rest left out of its archive, and what was left out and why.
 
     Every strategy enters through here, so that a model, a count or a choice sees nothing else. What is left is looked
-    through again, as it would be if it had been given alone. An archive that says nothing of the candidates, or of which
-    nothing would be left, stays as it is: who needs it refuses it, and the second is said.
+    through again, as it would be if it had been given alone. An archive that says nothing of the candidates, of which
+    nothing would be left or in which nothing can be compared stays as it is: who needs it refuses it, and the last two are said.
     """
     said: tuple[str, ...] = ()
+    apart: tuple[str, ...] = ()
     while problem.archive is not None and len(problem.archive):
         try:
             a = archived(problem)
         except InsufficientEvidenceError as error:
-            return problem, (*said, str(error)) if str(error).startswith(NOTHING_LEFT) else said
+            return problem, (*said, str(error)) if str(error).startswith((NOTHING_LEFT, CONFOUNDED)) else said
+        apart = a.cells.said
         if not a.warnings:
             break
         said = (*said, *a.warnings)
         problem = replace(problem, archive=kept(problem, "believable", partial(_left, problem, a)))
-    return problem, said
+    return problem, (*said, *apart)
 
 
 def _left(problem: Problem, a: Archived) -> Runs:
     """The archive's runs but those left out; none at all of a workload of which nothing on the candidates is left."""
     assert problem.archive is not None
     frame, n = problem.archive.frame, len(a.cells.names)
-    there, row, context = _contexts(problem, a.cells)
+    there, row, context = _contexts(problem)
     out = a.out[context, row]
     of = a.cells.workload[context]
     gone = a.cells.names[(np.bincount(of, minlength=n) > 0) & (np.bincount(of[~out], minlength=n) == 0)]
@@ -284,32 +287,24 @@ def _look_through(problem: Problem, cells: ArchiveCells) -> Archived:
 
 def _without(problem: Problem, cells: ArchiveCells, out: npt.NDArray[np.bool_]) -> ArchiveCells:
     """The cells with no run of the cells `out` counted: what is not believed says nothing of completing either."""
-    frame, row, context = _contexts(problem, cells)
-    frame, row = frame[~out[context, row]], row[~out[context, row]]
-    n, done = len(cells.runs), (frame["status"] == "completed").to_numpy()
-    count = partial(np.bincount, minlength=n)
-    return replace(cells, completed=count(row[done]).astype(float), runs=count(row).astype(float))
+    frame, row, context = _contexts(problem)
+    lost, done = out[context, row], (frame["status"] == "completed").to_numpy()
+    count = partial(np.bincount, minlength=len(cells.runs))
+    return replace(cells, completed=cells.completed - count(row[lost & done]), runs=cells.runs - count(row[lost]))
 
 
 def _completed(
     problem: Problem, cells: ArchiveCells
 ) -> tuple[pd.DataFrame, npt.NDArray[np.intp], npt.NDArray[np.intp]]:
     """Completed runs of candidates, their configurations and contexts."""
-    frame, row, context = _contexts(problem, cells)
+    frame, row, context = _contexts(problem)
     done = (frame["status"] == "completed").to_numpy()
     return frame[done], row[done], context[done]
 
 
-def _contexts(problem: Problem, cells: ArchiveCells) -> tuple[pd.DataFrame, npt.NDArray[np.intp], npt.NDArray[np.intp]]:
-    """Runs of candidates, their configurations and their contexts as `archive_cells` numbers them."""
-    assert problem.archive is not None
-    frame = problem.archive.frame
-    row = configuration_rows(problem, frame)
-    frame, row = frame[row >= 0], row[row >= 0]
-    context = frame.groupby(["workload", *problem.archive.inputs], dropna=False, sort=True).ngroup().to_numpy()
-    if int(context.max()) + 1 != len(cells.workload):
-        context = pd.factorize(frame["workload"].to_numpy(object), sort=True)[0]
-    return frame, row, np.asarray(context, dtype=np.intp)
+def _contexts(problem: Problem) -> tuple[pd.DataFrame, npt.NDArray[np.intp], npt.NDArray[np.intp]]:
+    """Comparable runs of candidates, their configurations and their contexts as `archive_cells` numbers them."""
+    return contexts(problem)[:3]
 
 
 def _contradictions(problem: Problem, cells: ArchiveCells, columns: npt.NDArray[np.intp]) -> npt.NDArray[np.bool_]:
