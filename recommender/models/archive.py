@@ -8,7 +8,8 @@ x[u, c]  activity counter c of context u: mean over runs of (ln(1 + counter) −
 
 What contradicts the rest is left out and said, so that it cannot bend the answer: repetitions that differ tenfold, cells
 tenfold off the additive model where the archive's own scatter is far smaller, and workloads whose level or scatter is
-out of all proportion (seconds noted as milliseconds, most likely).
+out of all proportion (seconds noted as milliseconds, most likely). Where another workload deviates alike on the same
+configurations, neither a cell nor a scatter contradicts anything: so do memory cliffs look.
 """
 
 from __future__ import annotations
@@ -40,6 +41,8 @@ FEWEST = 5
 """Workloads from which on one of them can be called unusual."""
 UNITS = {60.0: "minutes", 1000.0: "milliseconds", 3600.0: "hours"}
 """Ratio of runtimes -> the unit that was noted for seconds, or seconds for it."""
+ALIKE = 0.8
+"""Cosine of two workloads' deviations from the additive model from which on they deviate alike."""
 APART = 30.0
 """Ratio of a workload's runtimes to the archive's typical ones from which on another unit is asked about."""
 MAD = 0.6745
@@ -235,23 +238,28 @@ def _look_through(problem: Problem, cells: ArchiveCells) -> Archived:
             "differ more than tenfold: they are left out"
         )
     keep = np.asarray(np.isfinite(y).any(axis=1))
-    odd = np.asarray(keep & _unusual(y))
-    if odd.any():
+    level_off, scattered = (keep & found for found in _unusual(y, names))
+    odd = np.asarray(level_off | scattered)
+    if level_off.any():
         level, _, _ = additive(y, bound)
-        ratio = np.exp(np.abs(level[odd] - np.median(level[keep & ~odd])))
+        ratio = np.exp(np.abs(level[level_off] - np.median(level[keep & ~odd])))
         said.append(
-            f"{listed(names[odd])} of the archive {'is' if odd.sum() == 1 else 'are'} left out: runtimes {ratio.max():,.0f} x "
-            "off the typical workload, or scattered out of proportion to the others (seconds are expected: was another "
-            "unit noted?)"
+            f"{_left_out(names[level_off])}: runtimes {ratio.max():,.0f} x off the typical workload (seconds are expected: was "
+            "another unit noted?)"
         )
-        keep &= ~odd
-        out[odd] = True
+    if scattered.any():
+        said.append(
+            f"{_left_out(names[scattered])}: runtimes scattered over the configurations out of proportion to the others, and no "
+            "other workload's alike (seconds are expected: were units mixed?)"
+        )
+    keep &= ~odd
+    out[odd] = True
     if not keep.any():
         raise InsufficientEvidenceError(f"{NOTHING_LEFT}: {'; '.join(said)}")
     part = y[keep]
     residual = additive(part, bound[keep])[2]
     scatter = np.nanmedian(np.abs(residual)) / MAD
-    far = np.abs(np.nan_to_num(residual)) > max(CONTRADICTION, SCATTER * scatter)
+    far = _lonely(np.nan_to_num(residual), max(CONTRADICTION, SCATTER * scatter), names[keep])
     if far.any() and len(part) >= FEWEST:
         said.append(
             f"{int(far.sum())} cells of {listed(names[keep][far.any(axis=1)])} are left out: more than tenfold off what their "
@@ -317,24 +325,59 @@ def _contradictions(problem: Problem, cells: ArchiveCells, columns: npt.NDArray[
     return np.asarray(high - low > CONTRADICTION)
 
 
-def _unusual(y: Array) -> npt.NDArray[np.bool_]:
-    """Contexts whose level or scatter is out of proportion to all others; none among fewer than FEWEST."""
+def _unusual(y: Array, names: npt.NDArray[np.object_]) -> tuple[npt.NDArray[np.bool_], npt.NDArray[np.bool_]]:
+    """Contexts whose level, and whose scatter, is out of proportion to all others; none among fewer than FEWEST."""
     some = np.isfinite(y).any(axis=1)
-    odd = np.zeros(len(y), dtype=bool)
+    level_off, scattered = np.zeros(len(y), dtype=bool), np.zeros(len(y), dtype=bool)
     for _ in range(3):  # what is found hides what is left
-        use = some & ~odd
-        if use.sum() < FEWEST:
-            return odd
+        use = np.flatnonzero(some & ~level_off & ~scattered)
+        if len(use) < FEWEST:
+            break
         level, _, residual = additive(y[use])
         off = np.abs(level - np.median(level))
         scatter = np.sqrt(np.nanmean(residual**2, axis=1))
         # A factor e of deviation at least: workloads of one size would make any other look unusual.
-        more = off > ROBUST_Z * max(float(np.median(off)) / MAD, 1.0)
-        more |= scatter > max(1.0, SCATTER * float(np.median(scatter)))
-        if not more.any():
-            return odd
-        odd[np.flatnonzero(use)[more]] = True
-    return odd
+        far = off > ROBUST_Z * max(float(np.median(off)) / MAD, 1.0)
+        wide = scatter > max(1.0, SCATTER * float(np.median(scatter)))
+        wide &= ~far
+        wide[wide] = ~_alike(np.nan_to_num(residual), np.flatnonzero(wide), names[use])
+        if not (far | wide).any():
+            break
+        level_off[use[far]], scattered[use[wide]] = True, True
+    return level_off, scattered
+
+
+def _alike(residual: Array, rows: npt.NDArray[np.intp], names: npt.NDArray[np.object_]) -> npt.NDArray[np.bool_]:
+    """Whether another workload deviates like each of `rows`, on the same configurations and by half as much at least.
+
+    A deviation that workloads share is how configurations are (a memory too small for some), and no unit.
+    """
+    length = np.sqrt((residual**2).sum(axis=1))
+    found = [
+        bool(
+            np.any(
+                (residual @ residual[u] >= ALIKE * length * length[u])
+                & (2.0 * length >= length[u])
+                & (names != names[u])
+            )
+        )
+        for u in rows
+    ]
+    return np.array(found, dtype=bool)
+
+
+def _lonely(residual: Array, limit: float, names: npt.NDArray[np.object_]) -> npt.NDArray[np.bool_]:
+    """Cells beyond the limit where no other workload is off in the same direction by half as much."""
+    far = np.abs(residual) > limit
+    for u, i in zip(*np.nonzero(far), strict=True):
+        like = residual[:, i] * np.sign(residual[u, i]) > limit / 2
+        far[u, i] = not (like & (names != names[u])).any()
+    return far
+
+
+def _left_out(names: npt.NDArray[np.object_]) -> str:
+    several = len(set(map(str, names))) > 1
+    return f"{listed(names)} of the archive {'are' if several else 'is'} left out"
 
 
 def _counters(
