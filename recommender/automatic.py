@@ -9,7 +9,7 @@ import numpy as np
 
 from recommender.candidates import Configuration
 from recommender.composition import ModelBased, Strategy, evidence
-from recommender.errors import RecommenderError
+from recommender.errors import InsufficientEvidenceError, RecommenderError
 from recommender.models import configuration_rows, measured
 from recommender.models.archive import archived, kept
 from recommender.models.ernest import distinct_points
@@ -51,7 +51,7 @@ class Auto:
     """Picks a strategy by what evidence there is, and says which and why.
 
     "Points" are the distinct (scale, total vCPUs) of the completed runs; "here" counts the candidates with a completed run
-    at the input asked about; "archive": other workloads completed runs on the candidates. The first row that holds counts:
+    at the input asked about; "archive": other workloads completed runs on the candidates, and they can be compared. The first row that holds counts:
 
     | evidence                                           | recommends        | measures next         |
     |----------------------------------------------------|-------------------|-----------------------|
@@ -205,9 +205,11 @@ class Auto:
 
 
 def _archive(problem: Problem) -> bool:
-    """Whether other workloads completed runs on the candidates."""
-    archive = problem.archive
-    return archive is not None and bool((configuration_rows(problem, archive.completed) >= 0).any())
+    """Whether other workloads completed runs on the candidates that can be compared."""
+    try:
+        return problem.archive is not None and bool(len(archived(problem).y))
+    except InsufficientEvidenceError:
+        return False
 
 
 def _scaling_run(problem: Problem, runs: Runs) -> NextRun | None:

@@ -17,12 +17,13 @@ from scipy.special import ndtri
 from recommender.break_even import Side, flip
 from recommender.errors import InfeasibleError
 from recommender.models import EVIDENCE, MEASURED, Prediction, configuration_rows, measured
+from recommender.models.completing import Z10, deadline_probability
 from recommender.pricing import BY_NAME, PRICE_QUALITIES, OptionPrices, price_option
 from recommender.pricing.cost import clusters_committed
 from recommender.problem import Problem
 from recommender.recommendation import Basis, Explanation, Flip, NextRun, Quantiles, Recommendation, Row, WayToPay
 from recommender.runs import Runs
-from recommender.scoring import Z10, Scored, Tally, deadline_probability, score
+from recommender.scoring import Scored, Tally, score
 from recommender.units import format_usd
 
 

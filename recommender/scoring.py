@@ -10,17 +10,17 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-from scipy.special import ndtr, ndtri
+from scipy.special import ndtri
 
 from recommender.candidates import Exclusion
 from recommender.models import Array, Prediction
+from recommender.models.completing import Z10, deadline_probability
 from recommender.pricing import OptionPrices
 from recommender.problem import Problem
 from recommender.units import format_duration, format_usd
 
 Mask = npt.NDArray[np.bool_]
 
-Z10 = float(ndtri(0.1))
 NEVER = 10.0
 """A run on spot that is expected to take this many times its undisturbed length is not offered."""
 
@@ -175,24 +175,6 @@ def _keep(problem: Problem, prices: OptionPrices, alive: Mask, value: Array, tie
         rival = least[np.lexsort((least, tie[least]))][:1]
         rows = np.concatenate([best, rival[~np.isin(rival, best)]])
     return Scored(prices, rows, value[rows], tie[rows])
-
-
-def deadline_probability(problem: Problem, prediction: Prediction, prices: OptionPrices) -> Array:
-    """P(the run completes within the deadline D), shape (offers,).
-
-    P(T ≤ t) with t the work that fits into D beside its checkpoints, times P(completing), times, on spot, a lower bound
-    on P(no interruption spoils it) at the 90th percentile of T.
-    """
-    assert problem.deadline_s is not None
-    offers, at = problem.candidates.offers, problem.candidates.offers.configuration
-    work = prices.work_within_s(problem.deadline_s, problem.usage)
-    with np.errstate(invalid="ignore"):
-        within = ndtr((np.log(work) - prediction.log_runtime) / prediction.spread)[at]
-    slow = np.exp(prediction.log_runtime - Z10 * prediction.spread)[at]
-    result: Array = (
-        within * prediction.completing[at] * prices.survival(slow, problem.deadline_s, offers, problem.usage)
-    )
-    return result
 
 
 def _deadline_needed(problem: Problem, prediction: Prediction, prices: OptionPrices) -> Array:

@@ -89,3 +89,42 @@ class TestWhatIsBelievable:
         twice = pd.concat([one, one.assign(runtime_s=one["runtime_s"] * 50)], ignore_index=True)
         answer = strategy("column-mean").recommend(*ask(twice))
         assert any("nothing believable is left of the archive" in said for said in answer.warnings)
+
+
+class TestADeviationThatWorkloadsShare:
+    """Memory cliffs: some workloads take 25 x as long wherever memory is small."""
+
+    def cliffs(self, workloads: tuple[str, ...], factor: float = 25.0) -> pd.DataFrame:
+        frame = planted(workloads=20)
+        at = frame.groupby("workload").cumcount() < 5
+        return frame.assign(
+            runtime_s=frame["runtime_s"].where(~(at & frame["workload"].isin(workloads)), frame["runtime_s"] * factor)
+        )
+
+    @pytest.mark.parametrize("factor", [25.0, 100.0])
+    def test_is_kept(self, factor: float) -> None:
+        problem, _ = ask(self.cliffs(("w003", "w011"), factor))
+        assert believable(problem) == (problem, ())
+
+    def test_is_left_out_where_only_one_has_it_and_the_sentence_is_of_scatter(self) -> None:
+        (said,) = believable(ask(self.cliffs(("w003",), 1000.0))[0])[1]
+        assert said.startswith("w003 of the archive is left out: runtimes scattered")
+        assert "off the typical workload" not in said
+
+    def test_does_not_excuse_a_workload_in_another_unit(self) -> None:
+        frame = self.cliffs(("w003", "w011"))
+        bad = frame["workload"] == "w008"
+        problem, _ = ask(frame.assign(runtime_s=frame["runtime_s"].where(~bad, frame["runtime_s"] * 1000.0)))
+        clean, (said,) = believable(problem)
+        assert clean.archive is not None
+        assert set(frame["workload"]) - set(clean.archive.frame["workload"]) == {"w008"}
+        assert said.startswith("w008 of the archive is left out")
+        assert "x off the typical workload" in said
+        assert "scattered" not in said
+
+    def test_is_no_excuse_for_scatter_on_other_configurations(self) -> None:
+        frame = self.cliffs(("w003", "w011"))
+        mixed = (frame["workload"] == "w008") & (frame.groupby("workload").cumcount() % 2 == 1)
+        problem, _ = ask(frame.assign(runtime_s=frame["runtime_s"].where(~mixed, frame["runtime_s"] * 1000.0)))
+        (said,) = believable(problem)[1]
+        assert said.startswith("w008 of the archive is left out: runtimes scattered")

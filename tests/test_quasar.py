@@ -111,6 +111,50 @@ class TestGreedyAllocation:
         assert not found.meets
         assert found.steps[-1].endswith("l x4")
 
+    def test_goes_past_what_is_in_time_but_seldom_completes(self, problem: Problem) -> None:
+        from dataclasses import replace
+
+        believed = self.believed(problem, np.full(len(POOL), 50.0))
+        small = POOL["instance_type"].str.endswith(".s").to_numpy()
+        found = allocate(problem, replace(believed, completing=np.where(small, 0.27, 1.0)))
+        assert found is not None
+        assert found.meets
+        assert [step.split(".")[1] for step in found.steps] == ["s x1", "m x1"]
+        never = allocate(problem, replace(believed, completing=np.full(len(POOL), 0.27)))
+        assert never is not None
+        assert not never.meets
+
+    def test_leaves_out_what_the_ranking_excludes(self, problem: Problem) -> None:
+        from dataclasses import replace
+
+        believed = self.believed(problem, np.full(len(POOL), 50.0))
+        small = POOL["instance_type"].str.endswith(".s").to_numpy()
+        lost = replace(believed, excluded=small.astype(np.int8), reasons=(("failed", "it failed"),))
+        found = allocate(problem, lost)
+        assert found is not None
+        assert len(found.steps) == 1
+        assert ".m x1" in found.steps[0]
+
+    def test_says_of_nothing_that_the_ranking_excludes_that_it_meets_the_deadline(self) -> None:
+        pool = POOL[(POOL["instance_type"].str[0] == "a") & (POOL["node_count"] == 1)].reset_index(drop=True)
+        often = [
+            pool[["instance_type", "node_count"]].assign(
+                workload=f"w{u}",
+                runtime_s=(90.0 - 5.0 * pool["vcpus"]) * (1 + 0.1 * u),
+                status=np.where((pool["vcpus"] == 2) & (u < 8), "failed", "completed"),
+            )
+            for u in range(10)
+        ]
+        own = pool[pool["vcpus"] == 4][["instance_type", "node_count"]].assign(workload="new", runtime_s=85.0)
+        question = build_problem(
+            own, workload="new", archive=[pd.concat(often, ignore_index=True)], candidates=pool, deadline_s=200.0
+        )
+        answer = strategy("quasar").recommend(*question)
+        (said,) = (w for w in answer.warnings if "greedy allocation" in w)
+        assert "which meets the deadline" in said
+        reached = said.split("): ")[1].split(",")[0].split(" -> ")[-1]
+        assert reached in {row.label for row in answer.rows}
+
     def test_is_told_with_the_answer_and_only_where_there_is_a_target(self) -> None:
         frame = planted()
         new = frame[frame["workload"] == "w000"].iloc[[0, 13, 26]].assign(workload="new")

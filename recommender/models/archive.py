@@ -8,7 +8,8 @@ x[u, c]  activity counter c of context u: mean over runs of (ln(1 + counter) −
 
 What contradicts the rest is left out and said, so that it cannot bend the answer: repetitions that differ tenfold, cells
 tenfold off the additive model where the archive's own scatter is far smaller, and workloads whose level or scatter is
-out of all proportion (seconds noted as milliseconds, most likely).
+out of all proportion (seconds noted as milliseconds, most likely). Where another workload deviates alike on the same
+configurations, neither a cell nor a scatter contradicts anything: so do memory cliffs look.
 """
 
 from __future__ import annotations
@@ -24,7 +25,8 @@ import numpy.typing as npt
 import pandas as pd
 
 from recommender.errors import InsufficientEvidenceError
-from recommender.models import Array, configuration_rows
+from recommender.models import Array
+from recommender.models.contexts import CONFOUNDED, contexts
 from recommender.models.yardsticks import ArchiveCells, additive, archive_cells
 from recommender.problem import Problem
 from recommender.runs import Runs
@@ -39,6 +41,8 @@ FEWEST = 5
 """Workloads from which on one of them can be called unusual."""
 UNITS = {60.0: "minutes", 1000.0: "milliseconds", 3600.0: "hours"}
 """Ratio of runtimes -> the unit that was noted for seconds, or seconds for it."""
+ALIKE = 0.8
+"""Cosine of two workloads' deviations from the additive model from which on they deviate alike."""
 APART = 30.0
 """Ratio of a workload's runtimes to the archive's typical ones from which on another unit is asked about."""
 MAD = 0.6745
@@ -193,27 +197,29 @@ def believable(problem: Problem) -> tuple[Problem, tuple[str, ...]]:
     """The problem with what contradicts the rest left out of its archive, and what was left out and why.
 
     Every strategy enters through here, so that a model, a count or a choice sees nothing else. What is left is looked
-    through again, as it would be if it had been given alone. An archive that says nothing of the candidates, or of which
-    nothing would be left, stays as it is: who needs it refuses it, and the second is said.
+    through again, as it would be if it had been given alone. An archive that says nothing of the candidates, of which
+    nothing would be left or in which nothing can be compared stays as it is: who needs it refuses it, and the last two are said.
     """
     said: tuple[str, ...] = ()
+    apart: tuple[str, ...] = ()
     while problem.archive is not None and len(problem.archive):
         try:
             a = archived(problem)
         except InsufficientEvidenceError as error:
-            return problem, (*said, str(error)) if str(error).startswith(NOTHING_LEFT) else said
+            return problem, (*said, str(error)) if str(error).startswith((NOTHING_LEFT, CONFOUNDED)) else said
+        apart = a.cells.said
         if not a.warnings:
             break
         said = (*said, *a.warnings)
         problem = replace(problem, archive=kept(problem, "believable", partial(_left, problem, a)))
-    return problem, said
+    return problem, (*said, *apart)
 
 
 def _left(problem: Problem, a: Archived) -> Runs:
     """The archive's runs but those left out; none at all of a workload of which nothing on the candidates is left."""
     assert problem.archive is not None
     frame, n = problem.archive.frame, len(a.cells.names)
-    there, row, context = _contexts(problem, a.cells)
+    there, row, context = _contexts(problem)
     out = a.out[context, row]
     of = a.cells.workload[context]
     gone = a.cells.names[(np.bincount(of, minlength=n) > 0) & (np.bincount(of[~out], minlength=n) == 0)]
@@ -235,23 +241,28 @@ def _look_through(problem: Problem, cells: ArchiveCells) -> Archived:
             "differ more than tenfold: they are left out"
         )
     keep = np.asarray(np.isfinite(y).any(axis=1))
-    odd = np.asarray(keep & _unusual(y))
-    if odd.any():
+    level_off, scattered = (keep & found for found in _unusual(y, names))
+    odd = np.asarray(level_off | scattered)
+    if level_off.any():
         level, _, _ = additive(y, bound)
-        ratio = np.exp(np.abs(level[odd] - np.median(level[keep & ~odd])))
+        ratio = np.exp(np.abs(level[level_off] - np.median(level[keep & ~odd])))
         said.append(
-            f"{listed(names[odd])} of the archive {'is' if odd.sum() == 1 else 'are'} left out: runtimes {ratio.max():,.0f} x "
-            "off the typical workload, or scattered out of proportion to the others (seconds are expected: was another "
-            "unit noted?)"
+            f"{_left_out(names[level_off])}: runtimes {ratio.max():,.0f} x off the typical workload (seconds are expected: was "
+            "another unit noted?)"
         )
-        keep &= ~odd
-        out[odd] = True
+    if scattered.any():
+        said.append(
+            f"{_left_out(names[scattered])}: runtimes scattered over the configurations out of proportion to the others, and no "
+            "other workload's alike (seconds are expected: were units mixed?)"
+        )
+    keep &= ~odd
+    out[odd] = True
     if not keep.any():
         raise InsufficientEvidenceError(f"{NOTHING_LEFT}: {'; '.join(said)}")
     part = y[keep]
     residual = additive(part, bound[keep])[2]
     scatter = np.nanmedian(np.abs(residual)) / MAD
-    far = np.abs(np.nan_to_num(residual)) > max(CONTRADICTION, SCATTER * scatter)
+    far = _lonely(np.nan_to_num(residual), max(CONTRADICTION, SCATTER * scatter), names[keep])
     if far.any() and len(part) >= FEWEST:
         said.append(
             f"{int(far.sum())} cells of {listed(names[keep][far.any(axis=1)])} are left out: more than tenfold off what their "
@@ -288,32 +299,24 @@ def _look_through(problem: Problem, cells: ArchiveCells) -> Archived:
 
 def _without(problem: Problem, cells: ArchiveCells, out: npt.NDArray[np.bool_]) -> ArchiveCells:
     """The cells with no run of the cells `out` counted: what is not believed says nothing of completing either."""
-    frame, row, context = _contexts(problem, cells)
-    frame, row = frame[~out[context, row]], row[~out[context, row]]
-    n, done = len(cells.runs), (frame["status"] == "completed").to_numpy()
-    count = partial(np.bincount, minlength=n)
-    return replace(cells, completed=count(row[done]).astype(float), runs=count(row).astype(float))
+    frame, row, context = _contexts(problem)
+    lost, done = out[context, row], (frame["status"] == "completed").to_numpy()
+    count = partial(np.bincount, minlength=len(cells.runs))
+    return replace(cells, completed=cells.completed - count(row[lost & done]), runs=cells.runs - count(row[lost]))
 
 
 def _completed(
     problem: Problem, cells: ArchiveCells
 ) -> tuple[pd.DataFrame, npt.NDArray[np.intp], npt.NDArray[np.intp]]:
     """Completed runs of candidates, their configurations and contexts."""
-    frame, row, context = _contexts(problem, cells)
+    frame, row, context = _contexts(problem)
     done = (frame["status"] == "completed").to_numpy()
     return frame[done], row[done], context[done]
 
 
-def _contexts(problem: Problem, cells: ArchiveCells) -> tuple[pd.DataFrame, npt.NDArray[np.intp], npt.NDArray[np.intp]]:
-    """Runs of candidates, their configurations and their contexts as `archive_cells` numbers them."""
-    assert problem.archive is not None
-    frame = problem.archive.frame
-    row = configuration_rows(problem, frame)
-    frame, row = frame[row >= 0], row[row >= 0]
-    context = frame.groupby(["workload", *problem.archive.inputs], dropna=False, sort=True).ngroup().to_numpy()
-    if int(context.max()) + 1 != len(cells.workload):
-        context = pd.factorize(frame["workload"].to_numpy(object), sort=True)[0]
-    return frame, row, np.asarray(context, dtype=np.intp)
+def _contexts(problem: Problem) -> tuple[pd.DataFrame, npt.NDArray[np.intp], npt.NDArray[np.intp]]:
+    """Comparable runs of candidates, their configurations and their contexts as `archive_cells` numbers them."""
+    return contexts(problem)[:3]
 
 
 def _contradictions(problem: Problem, cells: ArchiveCells, columns: npt.NDArray[np.intp]) -> npt.NDArray[np.bool_]:
@@ -326,24 +329,59 @@ def _contradictions(problem: Problem, cells: ArchiveCells, columns: npt.NDArray[
     return np.asarray(high - low > CONTRADICTION)
 
 
-def _unusual(y: Array) -> npt.NDArray[np.bool_]:
-    """Contexts whose level or scatter is out of proportion to all others; none among fewer than FEWEST."""
+def _unusual(y: Array, names: npt.NDArray[np.object_]) -> tuple[npt.NDArray[np.bool_], npt.NDArray[np.bool_]]:
+    """Contexts whose level, and whose scatter, is out of proportion to all others; none among fewer than FEWEST."""
     some = np.isfinite(y).any(axis=1)
-    odd = np.zeros(len(y), dtype=bool)
+    level_off, scattered = np.zeros(len(y), dtype=bool), np.zeros(len(y), dtype=bool)
     for _ in range(3):  # what is found hides what is left
-        use = some & ~odd
-        if use.sum() < FEWEST:
-            return odd
+        use = np.flatnonzero(some & ~level_off & ~scattered)
+        if len(use) < FEWEST:
+            break
         level, _, residual = additive(y[use])
         off = np.abs(level - np.median(level))
         scatter = np.sqrt(np.nanmean(residual**2, axis=1))
         # A factor e of deviation at least: workloads of one size would make any other look unusual.
-        more = off > ROBUST_Z * max(float(np.median(off)) / MAD, 1.0)
-        more |= scatter > max(1.0, SCATTER * float(np.median(scatter)))
-        if not more.any():
-            return odd
-        odd[np.flatnonzero(use)[more]] = True
-    return odd
+        far = off > ROBUST_Z * max(float(np.median(off)) / MAD, 1.0)
+        wide = scatter > max(1.0, SCATTER * float(np.median(scatter)))
+        wide &= ~far
+        wide[wide] = ~_alike(np.nan_to_num(residual), np.flatnonzero(wide), names[use])
+        if not (far | wide).any():
+            break
+        level_off[use[far]], scattered[use[wide]] = True, True
+    return level_off, scattered
+
+
+def _alike(residual: Array, rows: npt.NDArray[np.intp], names: npt.NDArray[np.object_]) -> npt.NDArray[np.bool_]:
+    """Whether another workload deviates like each of `rows`, on the same configurations and by half as much at least.
+
+    A deviation that workloads share is how configurations are (a memory too small for some), and no unit.
+    """
+    length = np.sqrt((residual**2).sum(axis=1))
+    found = [
+        bool(
+            np.any(
+                (residual @ residual[u] >= ALIKE * length * length[u])
+                & (2.0 * length >= length[u])
+                & (names != names[u])
+            )
+        )
+        for u in rows
+    ]
+    return np.array(found, dtype=bool)
+
+
+def _lonely(residual: Array, limit: float, names: npt.NDArray[np.object_]) -> npt.NDArray[np.bool_]:
+    """Cells beyond the limit where no other workload is off in the same direction by half as much."""
+    far = np.abs(residual) > limit
+    for u, i in zip(*np.nonzero(far), strict=True):
+        like = residual[:, i] * np.sign(residual[u, i]) > limit / 2
+        far[u, i] = not (like & (names != names[u])).any()
+    return far
+
+
+def _left_out(names: npt.NDArray[np.object_]) -> str:
+    several = len(set(map(str, names))) > 1
+    return f"{listed(names)} of the archive {'are' if several else 'is'} left out"
 
 
 def _inputs(problem: Problem, cells: ArchiveCells) -> Array:

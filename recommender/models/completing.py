@@ -18,13 +18,15 @@ from dataclasses import replace
 
 import numpy as np
 import numpy.typing as npt
-from scipy.special import erfcx, ndtr
+from scipy.special import erfcx, ndtr, ndtri
 
 from recommender.models import Array, Measured, Prediction, nothing_known
 from recommender.models.memory import MemoryLimit
+from recommender.pricing import OptionPrices
 from recommender.problem import Problem
 from recommender.runs import Runs
 
+Z10 = float(ndtri(0.1))
 NEWS = 0.99
 """A stopped run whose limit was passed with at least this probability anyway says nothing."""
 
@@ -58,6 +60,24 @@ def completing(problem: Problem, seen: Measured, *, always: bool = False) -> Arr
 def _at_least(a: Array, b: Array) -> npt.NDArray[np.bool_]:
     """Whether configuration i of `a` has at least the memory of j of `b`, per node and in all; shape (i, j)."""
     return np.asarray((a[:, :, None] >= b[:, None, :]).all(axis=0))
+
+
+def deadline_probability(problem: Problem, prediction: Prediction, prices: OptionPrices) -> Array:
+    """P(the run completes within the deadline D), shape (offers,).
+
+    P(T ≤ t) with t the work that fits into D beside its checkpoints, times P(completing), times, on spot, a lower bound
+    on P(no interruption spoils it) at the 90th percentile of T.
+    """
+    assert problem.deadline_s is not None
+    offers, at = problem.candidates.offers, problem.candidates.offers.configuration
+    work = prices.work_within_s(problem.deadline_s, problem.usage)
+    with np.errstate(invalid="ignore"):
+        within = ndtr((np.log(work) - prediction.log_runtime) / prediction.spread)[at]
+    slow = np.exp(prediction.log_runtime - Z10 * prediction.spread)[at]
+    result: Array = (
+        within * prediction.completing[at] * prices.survival(slow, problem.deadline_s, offers, problem.usage)
+    )
+    return result
 
 
 def tried(seen: Measured) -> npt.NDArray[np.bool_]:

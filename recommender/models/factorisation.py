@@ -52,7 +52,7 @@ class Describes(Protocol):
     """Says which neighbours an estimate rests on; a `Folded` may have it."""
 
     def remark(self, y: Array, x: Array) -> str:
-        """What the estimate rests on, in words."""
+        """What the estimate rests on, in words; '' for nothing in particular."""
         ...
 
 
@@ -140,7 +140,8 @@ class Collaborative:
         runs = f"folded in by {k} configuration{'s' if k != 1 else ''} measured" if k else "none of its own runs used"
         said = f"{taught.name} of {taught.archive.workloads} other workloads, {runs}"
         described = getattr(taught.folded, "remark", None)
-        return f"{said}; {described(y, x)}" if described is not None and k else said
+        more = described(y, x) if described is not None and k else ""
+        return f"{said}; {more}" if more else said
 
     def _warnings(self, problem: Problem, runs: Runs, taught: Taught, k: int) -> tuple[str, ...]:
         said = list(taught.archive.warnings)

@@ -18,12 +18,13 @@ from dataclasses import dataclass, replace
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
-from scipy.special import ndtr
 
 from recommender.models import Array, Prediction
 from recommender.models.archive import Archived
+from recommender.models.completing import deadline_probability
 from recommender.models.factorisation import Collaborative
 from recommender.models.fold_in import FEWEST_WORKLOADS, Average, Fit, Gaussian, gaussian, prior
+from recommender.pricing import price_option
 from recommender.problem import Problem
 from recommender.runs import Runs
 
@@ -115,15 +116,19 @@ class Allocation:
 def allocate(problem: Problem, prediction: Prediction) -> Allocation | None:
     """Quasar's greedy allocation: the line of least mean runtime, its smallest size and fewest nodes; up, then out.
 
+    It holds where the ranking holds it to: P(completing within the deadline) is what is asked for under some purchase option.
+
     None without a deadline (there is no target), or where no runtime is believed.
     """
-    known = np.isfinite(prediction.log_runtime) & (prediction.excluded == 0)
-    if problem.deadline_s is None or not known.any():
+    if problem.deadline_s is None:
+        return None
+    probability = _in_time(problem, prediction)
+    known = np.isfinite(prediction.log_runtime) & (prediction.excluded == 0) & np.isfinite(probability)
+    if not known.any():
         return None
     rows = np.flatnonzero(known)
     line, size, nodes = (code[rows] for code in axes(problem, np.arange(len(known))))
-    mean, spread = prediction.log_runtime[rows], prediction.spread[rows]
-    holds = ndtr((np.log(problem.deadline_s) - mean) / spread) >= problem.confidence
+    mean, holds = prediction.log_runtime[rows], probability[rows] >= problem.confidence
     # Lines are compared at like sizes and node counts: by their mean deviation from the others there.
     at = pd.Series(mean).groupby([size, nodes]).transform("mean").to_numpy()
     best = np.unique(line)[int(pd.Series(mean - at).groupby(line).mean().to_numpy().argmin())]
@@ -135,6 +140,17 @@ def allocate(problem: Problem, prediction: Prediction) -> Allocation | None:
     end = next((p for p, i in enumerate(path) if holds[i]), len(path) - 1)
     steps = tuple(problem.candidates.configuration(int(rows[i])).label for i in path[: end + 1])
     return Allocation(int(rows[path[end]]), bool(holds[path[end]]), steps)
+
+
+def _in_time(problem: Problem, prediction: Prediction) -> Array:
+    """P(a run completes within the deadline) under the best purchase option, (configurations,); NaN where none is sold."""
+    offers = problem.candidates.offers
+    best = np.full(len(prediction.log_runtime), np.nan)
+    for option in problem.options:
+        prices = price_option(option, offers, problem.catalogue.spot)
+        sold = problem.rankable(prices)
+        np.fmax.at(best, offers.configuration[sold], deadline_probability(problem, prediction, prices)[sold])
+    return best
 
 
 @dataclass(frozen=True)

@@ -22,6 +22,7 @@ from recommender.models import (
     nothing_known,
     with_measurements,
 )
+from recommender.models.contexts import contexts
 from recommender.models.memory import MemoryLimit
 from recommender.pricing import price_option
 from recommender.problem import Problem
@@ -51,6 +52,8 @@ class ArchiveCells:
     """Name of each workload, sorted."""
     application: npt.NDArray[np.object_]
     """Application of each context."""
+    said: tuple[str, ...] = ()
+    """What of the archive is not compared, and why."""
 
     @property
     def completing(self) -> Array:
@@ -73,7 +76,8 @@ def archive_cells(problem: Problem) -> ArchiveCells:
     Raises
     ------
     InsufficientEvidenceError
-        Without an archive, or when none of its completed runs is of a candidate.
+        Without an archive, when none of its completed runs is of a candidate, or when inputs and configurations went
+        together (`contexts`).
     """
     if problem.archive is None or not len(problem.archive):
         raise InsufficientEvidenceError(
@@ -89,11 +93,10 @@ def archive_cells(problem: Problem) -> ArchiveCells:
             "no completed run of the archive is of a candidate (same instance type, node count and parameters); "
             "nothing can be transferred"
         )
+    completed, every = (np.bincount(r, minlength=len(problem.configurations)).astype(float) for r in (row[done], row))
+    frame, row, context, said = contexts(problem)
+    done = (frame["status"] == "completed").to_numpy()
     workload, names = pd.factorize(frame["workload"].to_numpy(object), sort=True)
-    context = frame.groupby(["workload", *problem.archive.inputs], dropna=False, sort=True).ngroup().to_numpy()
-    several = pd.Series(row[done]).groupby(context[done]).transform("nunique").gt(1)
-    if several.mean() < 0.5:  # inputs that hardly recur: a level for each would leave nothing for the columns
-        context = workload
     of_context = np.zeros(int(context.max()) + 1, dtype=np.intp)
     of_context[context] = workload
     n, shape = len(problem.configurations), (len(of_context), len(problem.configurations))
@@ -109,10 +112,11 @@ def archive_cells(problem: Problem) -> ArchiveCells:
         bound=bound.reshape(shape),
         workload=of_context,
         workloads=len(names),
-        completed=np.bincount(row[done], minlength=n).astype(float),
-        runs=np.bincount(row, minlength=n).astype(float),
+        completed=completed,
+        runs=every,
         names=np.asarray(names, dtype=object),
         application=frame["application"].groupby(context).min().to_numpy(object),
+        said=said,
     )
 
 

@@ -1,0 +1,132 @@
+"""Which of the archive's runs can be compared: those of one workload at one input.
+
+A context is a workload at one input. Configurations are held against each other within contexts, since what an input
+costs is not known; so two configurations are comparable where contexts that ran several of them link the two. Where inputs
+and configurations went together (each type tried at a size of its own), no context links them, and to take a
+workload's runs together would call the type with the small input fast.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+from scipy.sparse import coo_matrix
+from scipy.sparse.csgraph import connected_components
+
+from recommender.errors import InsufficientEvidenceError
+from recommender.models import configuration_rows
+from recommender.problem import Problem
+
+LIKE = 1.25
+"""Inputs of a workload that differ by no more than this factor are one where they hardly recur: measured sizes jitter."""
+CONFOUNDED = "the archive's inputs and its configurations cannot be told apart"
+
+Codes = npt.NDArray[np.intp]
+Mask = npt.NDArray[np.bool_]
+
+
+class Contexts(NamedTuple):
+    """The archive's comparable runs of candidates."""
+
+    frame: pd.DataFrame
+    row: Codes
+    """Configuration of each run."""
+    context: Codes
+    """Context of each run, 0, 1 ... in sorted order."""
+    said: tuple[str, ...]
+    """What is not compared, and why."""
+
+
+def contexts(problem: Problem) -> Contexts:
+    """The comparable runs of candidates.
+
+    Raises
+    ------
+    InsufficientEvidenceError
+        When inputs and configurations went together throughout.
+    """
+    assert problem.archive is not None
+    frame, inputs = problem.archive.frame, problem.archive.inputs
+    row = configuration_rows(problem, frame)
+    frame, row = frame[row >= 0], row[row >= 0]
+    done, workload = (frame["status"] == "completed").to_numpy(), _codes(frame["workload"])
+    context = _codes([frame[c] for c in ("workload", *inputs)])
+    if context.max(initial=0) == workload.max(initial=0):
+        return Contexts(frame, row, context, ())
+    recurring = bool(_several(row, context, done)[done].mean() >= 0.5)
+    if not recurring:
+        context = _codes([pd.Series(workload), pd.Series(np.where(_jitters(frame, inputs, workload), -1, context))])
+    keep, said = _linked(problem, row, context, workload, done)
+    if not recurring:  # a level for each would leave nothing for the columns
+        several = pd.Series(context).groupby(workload).transform("nunique").gt(1).to_numpy()
+        alone = keep & several & ~_several(row, context, done & keep)
+        keep = keep & ~alone
+        if alone.any():
+            lone = (
+                f"{int(alone.sum())} runs of the archive are of the only configuration that their workload ran at that input: "
+                "they say nothing of how configurations differ, and are not used"
+            )
+            said = (*said, lone)
+    return Contexts(frame[keep], row[keep], _codes(pd.Series(context[keep])), said)
+
+
+def _codes(keys: pd.Series | list[pd.Series]) -> Codes:
+    """0, 1 ... of each row's key, in sorted order; missing is a value."""
+    keys = [keys] if isinstance(keys, pd.Series) else keys
+    table = pd.DataFrame({i: key.to_numpy() for i, key in enumerate(keys)})
+    return np.asarray(table.groupby(list(table), dropna=False, sort=True).ngroup(), dtype=np.intp)
+
+
+def _several(row: Codes, context: Codes, use: Mask) -> Mask:
+    """Whether each run's context ran several configurations, by the runs `use`."""
+    found = pd.Series(np.where(use, row, np.nan)).groupby(context).transform("nunique").gt(1)
+    return found.to_numpy()
+
+
+def _jitters(frame: pd.DataFrame, inputs: list[str], workload: Codes) -> Mask:
+    """Whether the inputs of each run's workload are all alike."""
+    alike = np.ones(len(frame), dtype=bool)
+    for column in inputs:
+        by = frame[column].groupby(workload)
+        low, high, known = (by.transform(how).to_numpy(float) for how in ("min", "max", "count"))
+        same = (low == high) | ((low > 0) & (high <= LIKE * low))
+        alike &= (known == 0) | (same & (known == by.transform("size").to_numpy()))
+    return alike
+
+
+def _linked(problem: Problem, row: Codes, context: Codes, workload: Codes, done: Mask) -> tuple[Mask, tuple[str, ...]]:
+    """Runs of the most configurations that contexts link, where it is the inputs that keep others apart."""
+    stopped = ~pd.Series(done).groupby(context).transform("any").to_numpy()
+    use = done & ~stopped
+    label, count = _components(row[use], context[use])
+    if count <= _components(row[use], workload[use])[1]:
+        return np.ones(len(row), dtype=bool), ()
+    table = pd.DataFrame({"label": label, "row": row[use]}).groupby("label")["row"].agg(["nunique", "size", "min"])
+    main = table.sort_values(["nunique", "size", "min"], ascending=[False, False, True]).index[0]
+    columns, ran = np.unique(row[use][label == main]), np.unique(row[use])
+    if len(columns) == 1:
+        raise InsufficientEvidenceError(
+            f"{CONFOUNDED}: no workload ran two candidates at one input, so what is due to the input and what to the machine is "
+            "not known, and nothing can be transferred; run several configurations at one input"
+        )
+    inside = np.isin(context, np.unique(context[use][label == main]))
+    apart = np.setdiff1d(ran, columns)
+    first = problem.candidates.configuration(int(apart[0])).label if len(apart) else ""
+    what = f"{len(apart)} configurations ({first}{' ...' if len(apart) > 1 else ''}) " if len(apart) else "some runs "
+    said = (
+        f"{CONFOUNDED} throughout: {what}were run only at inputs at which no workload ran any of the other {len(columns)}, so "
+        "the archive does not say how they compare"
+    )
+    return inside | stopped, (said,)
+
+
+def _components(row: Codes, context: Codes) -> tuple[Codes, int]:
+    """Component of each run in the graph of contexts and configurations, and their number."""
+    n, m = int(context.max(initial=-1)) + 1, int(row.max(initial=-1)) + 1
+    graph = coo_matrix((np.ones(len(row)), (context, row + n)), shape=(n + m, n + m))
+    _, label = connected_components(graph, directed=False)
+    found = np.asarray(label[context], dtype=np.intp)
+    return found, len(np.unique(found))
