@@ -17,7 +17,8 @@ import numpy.typing as npt
 import pandas as pd
 
 from recommender.errors import InputError, UnknownNameError, did_you_mean
-from recommender.models.archive import CONTRADICTION, FEWEST, MAD, Archived, archived, listed, unit_near
+from recommender.models.archive import CONTRADICTION, Archived, archived, listed, unit_near
+from recommender.models.unusual import FEWEST, MAD
 from recommender.problem import build_problem
 from recommender.runs import Runs, read_runs
 from recommender.table_files import locked, replace_table, write_table

@@ -27,26 +27,17 @@ import pandas as pd
 from recommender.errors import InsufficientEvidenceError
 from recommender.models import Array
 from recommender.models.contexts import CONFOUNDED, contexts
+from recommender.models.unusual import FEWEST, MAD, SCATTER, lonely, unusual
 from recommender.models.yardsticks import ArchiveCells, additive, archive_cells
 from recommender.problem import Problem
 from recommender.runs import Runs
 
 CONTRADICTION = float(np.log(10.0))
 """Least difference of ln(runtime) between repetitions, or of a cell from the additive model, that is left out."""
-SCATTER = 5.0
-"""A cell's residual, and a workload's, must also be this many times the archive's (robust) scatter."""
-ROBUST_Z = 4.5
-"""A workload is left out when its level is this many robust standard deviations off the median level."""
-FEWEST = 5
-"""Workloads from which on one of them can be called unusual."""
 UNITS = {60.0: "minutes", 1000.0: "milliseconds", 3600.0: "hours"}
 """Ratio of runtimes -> the unit that was noted for seconds, or seconds for it."""
-ALIKE = 0.8
-"""Cosine of two workloads' deviations from the additive model from which on they deviate alike."""
 APART = 30.0
 """Ratio of a workload's runtimes to the archive's typical ones from which on another unit is asked about."""
-MAD = 0.6745
-"""Median absolute deviation of a standard normal."""
 NOTHING_LEFT = "nothing believable is left of the archive"
 
 Kept = TypeVar("Kept")
@@ -241,7 +232,7 @@ def _look_through(problem: Problem, cells: ArchiveCells) -> Archived:
             "differ more than tenfold: they are left out"
         )
     keep = np.asarray(np.isfinite(y).any(axis=1))
-    level_off, scattered = (keep & found for found in _unusual(y, names))
+    level_off, scattered = (keep & found for found in unusual(y, names))
     odd = np.asarray(level_off | scattered)
     if level_off.any():
         level, _, _ = additive(y, bound)
@@ -262,7 +253,7 @@ def _look_through(problem: Problem, cells: ArchiveCells) -> Archived:
     part = y[keep]
     residual = additive(part, bound[keep])[2]
     scatter = np.nanmedian(np.abs(residual)) / MAD
-    far = _lonely(np.nan_to_num(residual), max(CONTRADICTION, SCATTER * scatter), names[keep])
+    far = lonely(np.nan_to_num(residual), max(CONTRADICTION, SCATTER * scatter), names[keep])
     if far.any() and len(part) >= FEWEST:
         said.append(
             f"{int(far.sum())} cells of {listed(names[keep][far.any(axis=1)])} are left out: more than tenfold off what their "
@@ -327,56 +318,6 @@ def _contradictions(problem: Problem, cells: ArchiveCells, columns: npt.NDArray[
     np.minimum.at(low, (context, row), log_t)
     np.maximum.at(high, (context, row), log_t)
     return np.asarray(high - low > CONTRADICTION)
-
-
-def _unusual(y: Array, names: npt.NDArray[np.object_]) -> tuple[npt.NDArray[np.bool_], npt.NDArray[np.bool_]]:
-    """Contexts whose level, and whose scatter, is out of proportion to all others; none among fewer than FEWEST."""
-    some = np.isfinite(y).any(axis=1)
-    level_off, scattered = np.zeros(len(y), dtype=bool), np.zeros(len(y), dtype=bool)
-    for _ in range(3):  # what is found hides what is left
-        use = np.flatnonzero(some & ~level_off & ~scattered)
-        if len(use) < FEWEST:
-            break
-        level, _, residual = additive(y[use])
-        off = np.abs(level - np.median(level))
-        scatter = np.sqrt(np.nanmean(residual**2, axis=1))
-        # A factor e of deviation at least: workloads of one size would make any other look unusual.
-        far = off > ROBUST_Z * max(float(np.median(off)) / MAD, 1.0)
-        wide = scatter > max(1.0, SCATTER * float(np.median(scatter)))
-        wide &= ~far
-        wide[wide] = ~_alike(np.nan_to_num(residual), np.flatnonzero(wide), names[use])
-        if not (far | wide).any():
-            break
-        level_off[use[far]], scattered[use[wide]] = True, True
-    return level_off, scattered
-
-
-def _alike(residual: Array, rows: npt.NDArray[np.intp], names: npt.NDArray[np.object_]) -> npt.NDArray[np.bool_]:
-    """Whether another workload deviates like each of `rows`, on the same configurations and by half as much at least.
-
-    A deviation that workloads share is how configurations are (a memory too small for some), and no unit.
-    """
-    length = np.sqrt((residual**2).sum(axis=1))
-    found = [
-        bool(
-            np.any(
-                (residual @ residual[u] >= ALIKE * length * length[u])
-                & (2.0 * length >= length[u])
-                & (names != names[u])
-            )
-        )
-        for u in rows
-    ]
-    return np.array(found, dtype=bool)
-
-
-def _lonely(residual: Array, limit: float, names: npt.NDArray[np.object_]) -> npt.NDArray[np.bool_]:
-    """Cells beyond the limit where no other workload is off in the same direction by half as much."""
-    far = np.abs(residual) > limit
-    for u, i in zip(*np.nonzero(far), strict=True):
-        like = residual[:, i] * np.sign(residual[u, i]) > limit / 2
-        far[u, i] = not (like & (names != names[u])).any()
-    return far
 
 
 def _left_out(names: npt.NDArray[np.object_]) -> str:

@@ -31,7 +31,8 @@ from scipy.special import stdtr
 
 from recommender.inputs import scale_column
 from recommender.models import NOISE_PRIOR, NOISE_PRIOR_DOF, Array, configuration_rows
-from recommender.models.archive import MAD, listed
+from recommender.models.archive import listed
+from recommender.models.unusual import MAD
 from recommender.problem import Problem
 from recommender.runs import Runs
 

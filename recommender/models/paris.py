@@ -40,12 +40,13 @@ from recommender.models import (
     nothing_known,
     with_measurements,
 )
-from recommender.models.archive import CONTRADICTION, SCATTER, Archived, archived, kept
+from recommender.models.archive import CONTRADICTION, Archived, archived, kept
 from recommender.models.completing import completing
 from recommender.models.features import features
 from recommender.models.fold_in import FEWEST_WORKLOADS, UNKNOWN_SHAPE, scatter
 from recommender.models.held_out import FOLDS, WORTH, asked, log_price
 from recommender.models.memory import MemoryLimit
+from recommender.models.unusual import SCATTER
 from recommender.models.yardsticks import LEVEL_SPREAD
 from recommender.problem import Problem
 from recommender.runs import Runs

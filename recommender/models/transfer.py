@@ -43,11 +43,12 @@ from recommender.models import (
     nothing_known,
     with_measurements,
 )
-from recommender.models.archive import CONTRADICTION, MAD, SCATTER, archived, kept
+from recommender.models.archive import CONTRADICTION, archived, kept
 from recommender.models.completing import completing
 from recommender.models.fold_in import UNKNOWN_SHAPE
 from recommender.models.memory import MemoryLimit
 from recommender.models.paris import hardware
+from recommender.models.unusual import MAD, SCATTER
 from recommender.models.yardsticks import LEVEL_SPREAD
 from recommender.problem import Problem
 from recommender.runs import Runs
