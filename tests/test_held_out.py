@@ -79,14 +79,14 @@ class TestAWorkloadOfSeveralInputs:
         alone = [held_out_regret(ask([at]), Oracle(), (2,))["regret"] for at in (SMALL, LARGE)]
         assert sorted(both) == pytest.approx(sorted(pd.concat(alone)))
 
-    def test_of_which_each_run_has_an_input_of_its_own_a_little_off_is_not_judged(self) -> None:
+    def test_whose_sizes_jitter_is_judged_by_all_its_runs(self) -> None:
         rows = [
             {
                 "workload": f"w{u}",
                 "instance_type": name,
                 "node_count": 1,
-                "runtime_s": 100.0 + i,
-                "input.size_gib": 1.0 + 0.01 * i,
+                "runtime_s": time_s(i, LARGE["size_gib"]),
+                "input.size_gib": LARGE["size_gib"] + 0.01 * i,
             }
             for u in range(6)
             for i, name in enumerate(TYPES)
@@ -94,7 +94,9 @@ class TestAWorkloadOfSeveralInputs:
         problem, _ = build_problem(
             None, workload="new", archive=[pd.DataFrame(rows)], candidates=POOL, objective="runtime"
         )
-        assert not len(held_out_regret(problem, ColumnMean(), (0, 1)))
+        table = held_out_regret(problem, ColumnMean(), (0, 1, 3))
+        assert len(table) == 18
+        assert table["regret"].to_numpy() == pytest.approx(np.zeros(18))
 
 
 def test_a_workload_of_which_no_input_is_known_is_asked_about_without_one() -> None:

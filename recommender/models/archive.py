@@ -27,6 +27,7 @@ import pandas as pd
 from recommender.errors import InsufficientEvidenceError
 from recommender.models import Array
 from recommender.models.contexts import CONFOUNDED, contexts
+from recommender.models.counters import Counters
 from recommender.models.unusual import FEWEST, MAD, SCATTER, lonely, unusual
 from recommender.models.yardsticks import ArchiveCells, additive, archive_cells
 from recommender.problem import Problem
@@ -67,40 +68,6 @@ def kept(problem: Problem, key: Hashable, make: Callable[[], Kept]) -> Kept:
 
 
 @dataclass(frozen=True, eq=False)
-class Counters:
-    """Activity counters of the archive's runs, one row a (context, configuration) pair; none: no rows and no columns."""
-
-    context: npt.NDArray[np.intp]
-    configuration: npt.NDArray[np.intp]
-    value: Array
-    """x of the pair, (pairs, counters); NaN unmeasured."""
-    names: tuple[str, ...]
-    centre: Array
-    """Mean of ln(1 + counter) on each configuration, (configurations, counters); NaN where none was recorded."""
-    deviation: Array
-    """Standard deviation over the archive about those, (counters,)."""
-
-    def of(self, context: int, rows: npt.NDArray[np.intp]) -> Array:
-        """Mean x of one context over the configurations `rows`, (counters,); NaN unmeasured."""
-        chosen = self.value[(self.context == context) & np.isin(self.configuration, rows)]
-        return _mean(chosen)
-
-    def contexts(self, count: int) -> Array:
-        """Mean x of each context over all its configurations, (count, counters)."""
-        have = np.isfinite(self.value)
-        total = np.zeros((count, len(self.names)))
-        number = np.zeros_like(total)
-        np.add.at(total, self.context, np.where(have, self.value, 0.0))
-        np.add.at(number, self.context, have)
-        return np.where(number > 0, total / np.maximum(number, 1), np.nan)
-
-    def new(self, frame: pd.DataFrame, row: npt.NDArray[np.intp]) -> Array:
-        """Mean x of a new workload's completed runs on the configurations `row` (-1: another), (counters,); NaN unmeasured."""
-        value = np.log1p(np.maximum(frame.reindex(columns=list(self.names)).to_numpy(float), 0.0))
-        return _mean(((value - self.centre[row]) / self.deviation)[row >= 0])
-
-
-@dataclass(frozen=True, eq=False)
 class Archived:
     """The archive's believable part; arrays over (contexts, columns)."""
 
@@ -118,7 +85,9 @@ class Archived:
     """Name of each context's workload."""
     application: npt.NDArray[np.object_]
     inputs: Array
-    """Input of each context, (contexts, inputs of the archive); of a context of several, that of most configurations."""
+    """Input of each context, (contexts, inputs of the archive); where they jitter, that of most configurations."""
+    context: npt.NDArray[np.intp]
+    """Number of each context in `cells` and `contexts`."""
     counters: Counters
     cells: ArchiveCells
     """Everything, but that `completed` and `runs` count no run that was left out."""
@@ -162,6 +131,7 @@ class Archived:
             workload=self.workload[contexts],
             application=self.application[contexts],
             inputs=self.inputs[contexts],
+            context=self.context[contexts],
             counters=replace(c, context=place[c.context[in_]], configuration=c.configuration[in_], value=c.value[in_]),
         )
 
@@ -281,6 +251,7 @@ def _look_through(problem: Problem, cells: ArchiveCells) -> Archived:
         workload=names[keep],
         application=cells.application[keep],
         inputs=_inputs(problem, cells)[keep],
+        context=np.flatnonzero(keep),
         counters=_counters(problem, cells, place, columns),
         cells=_without(problem, cells, out) if out.any() else cells,
         out=out,
@@ -361,13 +332,6 @@ def _counters(
     index = np.array(list(pairs.index), dtype=np.intp).reshape(-1, 2)
     value = pairs.to_numpy(float).reshape(len(index), len(names))
     return Counters(index[:, 0], index[:, 1], value, names, centre, deviation)
-
-
-def _mean(rows: Array) -> Array:
-    have = np.isfinite(rows)
-    count = have.sum(axis=0)
-    total = np.where(have, rows, 0.0).sum(axis=0)
-    return np.where(count > 0, total / np.maximum(count, 1), np.nan)
 
 
 def listed(names: npt.NDArray[np.object_], most: int = 5) -> str:

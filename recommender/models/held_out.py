@@ -22,6 +22,7 @@ import pandas as pd
 
 from recommender.models import Array, PerformanceModel, configuration_rows, measured
 from recommender.models.archive import Archived, archived, kept
+from recommender.models.contexts import contexts
 from recommender.models.fold_in import FEWEST_WORKLOADS, Average, Factorised, Fit, Folded, Gaussian
 from recommender.pricing import price_option
 from recommender.problem import Problem
@@ -227,8 +228,8 @@ def held_out_regret(
 ) -> pd.DataFrame:
     """Judge any model on the workloads of a problem's archive, by the same folds and references as everything here.
 
-    A context is asked about at its own input, shown runs at that input alone and judged by those; where inputs hardly recur,
-    so that a context has several, at the one of most configurations. A model that believes no runtime is judged by its order. `most`: judge no more contexts than that, evenly over the folds.
+    A context is asked about at its own input, shown runs at that input alone and judged by those; where they jitter,
+    they count as the one of most configurations. A model that believes no runtime is judged by its order. `most`: judge no more contexts than that, evenly over the folds.
 
     Returns
     -------
@@ -243,6 +244,7 @@ def held_out_regret(
     a, price, rows = archived(problem), log_price(problem), []
     pool = problem.archive
     assert pool is not None
+    there, _, of = contexts(problem)[:3]
     inputs, every = pool.inputs, [(part, u) for part in folds(problem) for u in range(len(part.test.y))]
     use = np.linspace(0, len(every) - 1, min(most or len(every), len(every))).astype(int)
     wanted = {every[i] for i in use}
@@ -254,8 +256,7 @@ def held_out_regret(
             if (part, u) not in wanted:
                 continue
             at = part.test.inputs[u]
-            same = np.isclose(pool.frame[inputs].to_numpy(float), at, rtol=1e-9, equal_nan=True).all(axis=1)
-            mine = pool.frame[out & same & (pool.frame["workload"] == part.test.workload[u])]
+            mine = there[of == part.test.context[u]].assign(**dict(zip(inputs, at, strict=True)))
             mine = mine.drop(columns=[c for c, value in zip(inputs, at, strict=True) if np.isnan(value)])
             new = replace(
                 world,
