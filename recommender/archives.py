@@ -6,6 +6,7 @@ A file holds the runs table and, for each row, `source` (what it was read from),
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 from dataclasses import dataclass, replace
@@ -16,10 +17,11 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from recommender.errors import InputError, UnknownNameError, did_you_mean
+from recommender.errors import InputError, InsufficientEvidenceError, UnknownNameError, did_you_mean
 from recommender.models.archive import CONTRADICTION, Archived, archived, listed, unit_near
 from recommender.models.unusual import FEWEST, MAD
-from recommender.problem import build_problem
+from recommender.models.yardsticks import archive_cells
+from recommender.problem import Problem, build_problem
 from recommender.runs import Runs, read_runs
 from recommender.table_files import locked, replace_table, write_table
 from recommender.tables import RUNS, Column, read_table
@@ -124,7 +126,8 @@ class Archives:
         Raises
         ------
         InputError
-            For a name that is none, an unreadable table, and a source that is there already.
+            For a name that is none, an unreadable table, a source that is there already, and runs of which nothing
+            believable would be left beside those that are there. The archive then stays as it was.
         """
         if not re.fullmatch(NAME, name):
             raise InputError(f"{name!r} cannot name an archive; letters, digits and . _ + - are allowed, at most 100")
@@ -149,9 +152,44 @@ class Archives:
                 columns = [*old, *(c for c in new if c not in old)]
                 parts = [part.reindex(columns=columns).astype(object) for part in (old[~known], new)]
                 new = pd.concat(parts, ignore_index=True)
-            new = read_table(new, SCHEMA, name=f"archive {name}")
-            replace_table(_split(new, name).table(), self._file(name))
+            made = _split(read_table(new, SCHEMA, name=f"archive {name}"), name)
+            _, unusable = _looked_through(made.runs)
+            if unusable:
+                raise InputError(
+                    f"{source} was not added to archive {name}, which would be of no use ({unusable}); are both in seconds, and "
+                    "of the same jobs? Mend the table, add it under another name, or see: recommender archive remove"
+                )
+            replace_table(made.table(), self._file(name))
         return self.open(name)
+
+    def remove(self, name: str, *, source: str | None = None, workload: str | None = None) -> Runs:
+        """Remove an archive, or its runs from one source, or of one workload, or both; return the runs removed.
+
+        An archive of which no run is left is gone. Raises UnknownNameError.
+        """
+        with locked(self._file(name)) if self.path.is_dir() else contextlib.nullcontext():
+            archive = self.open(name)
+            gone = np.ones(len(archive.runs), dtype=bool)
+            for what, wanted, column in (
+                ("source", source, archive.provenance["source"]),
+                ("workload", workload, archive.runs.frame["workload"]),
+            ):
+                if wanted is None:
+                    continue
+                if wanted not in (known := list(map(str, column.unique()))):
+                    near = did_you_mean(wanted, known)
+                    raise UnknownNameError(
+                        f"archive {name} has no {what} {wanted!r}{near} (it holds {listed(np.array(known, dtype=object))})"
+                    )
+                gone &= (column == wanted).to_numpy()
+            if not gone.any():
+                raise UnknownNameError(f"archive {name} has no runs of workload {workload!r} from source {source!r}")
+            if gone.all():
+                self._file(name).unlink()
+            else:
+                left = archive.table()[~gone].reset_index(drop=True)
+                replace_table(_split(read_table(left, SCHEMA, name=f"archive {name}"), name).table(), self._file(name))
+        return Runs(archive.runs.frame[gone].reset_index(drop=True))
 
     def _file(self, name: str) -> Path:
         return self.path / f"{name}.parquet"
@@ -211,13 +249,10 @@ class Report:
 def check(archive: Archive) -> Report:
     """Look an archive through, on all configurations that were ever run."""
     frame = archive.runs.frame
-    recorded = frame[["instance_type", "node_count", *archive.runs.params]].drop_duplicates(ignore_index=True)
+    recorded = _recorded(archive.runs)
     problems = list[str]()
-    if (frame["status"] == "completed").any():
-        problem, _ = build_problem(
-            None, workload=None, archive=[archive.runs], candidates=recorded, objective="runtime"
-        )
-        looked = archived(problem)
+    looked, unusable = _looked_through(archive.runs)
+    if looked is not None:
         y = looked.cells.log_runtime
         problems += [sentence.replace("of the archive ", "") for sentence in looked.warnings]
         if archive.runs.frame["workload"].nunique() < FEWEST:
@@ -226,6 +261,11 @@ def check(archive: Archive) -> Report:
             )
         names = looked.cells.names[looked.cells.workload]
         problems += [*_units(looked), *_usual(archive.runs), *_repetitions(archive.runs)]
+    elif unusable:
+        cells = archive_cells(_of_all(archive.runs))
+        y, names = cells.log_runtime, cells.names[cells.workload]
+        problems.append(f"{unusable}; recommender archive remove takes a source or a workload out")
+        problems += _usual(archive.runs)
     else:
         y, names = np.full((1, len(recorded)), np.nan), np.array([], dtype=object)
         problems.append("no run completed: nothing can be learnt from it")
@@ -244,6 +284,26 @@ def check(archive: Archive) -> Report:
         thin=int((filled.sum(axis=1) < 2).sum()),
         problems=tuple(problems),
     )
+
+
+def _recorded(runs: Runs) -> pd.DataFrame:
+    """All configurations that were ever run."""
+    return runs.frame[["instance_type", "node_count", *runs.params]].drop_duplicates(ignore_index=True)
+
+
+def _of_all(runs: Runs) -> Problem:
+    """The problem whose candidates are those."""
+    return build_problem(None, archive=[runs], candidates=_recorded(runs), objective="runtime")[0]
+
+
+def _looked_through(runs: Runs) -> tuple[Archived | None, str]:
+    """What is believable of an archive on all its configurations; None where nothing is, and why ('': no run completed)."""
+    if not len(runs.completed):
+        return None, ""
+    try:
+        return archived(_of_all(runs)), ""
+    except InsufficientEvidenceError as error:
+        return None, str(error)
 
 
 def _twins(y: npt.NDArray[np.float64], names: npt.NDArray[np.object_]) -> list[str]:

@@ -73,6 +73,16 @@ class TestAdding:
             archives.add("jobs", tmp_path / "bad.csv")
         assert (store / "jobs.parquet").read_bytes() == before
 
+    def test_runs_that_would_leave_nothing_believable_are_refused_as_a_whole(self, store: Path, tmp_path: Path) -> None:
+        frame = planted(workloads=6)
+        archives, path = Archives(), saved(tmp_path / "runs.csv", frame)
+        archives.add("jobs", path)
+        before = (store / "jobs.parquet").read_bytes()
+        minutes = saved(tmp_path / "minutes.csv", frame.assign(runtime_s=frame["runtime_s"] / 60))
+        with pytest.raises(InputError, match=r"minutes\.csv was not added.*differ more than tenfold.*in seconds"):
+            archives.add("jobs", minutes)
+        assert (store / "jobs.parquet").read_bytes() == before
+
     @pytest.mark.parametrize("name", ["../up", "a/b", "", ".hidden", "a b"])
     def test_a_name_is_no_path(self, store: Path, tmp_path: Path, name: str) -> None:
         with pytest.raises(InputError, match="cannot name an archive"):
@@ -82,6 +92,51 @@ class TestAdding:
         Archives().add("spark", saved(tmp_path / "runs.csv", planted(workloads=2)))
         with pytest.raises(UnknownNameError, match="spark"):
             Archives().open("sprak")
+
+
+class TestRemoving:
+    def two(self, tmp_path: Path) -> Archives:
+        """An archive of six workloads, three from each of two sources."""
+        frame, archives = planted(workloads=6), Archives()
+        archives.add("jobs", saved(tmp_path / "one.csv", frame[frame["workload"] < "w003"]), licence="MIT")
+        archives.add("jobs", saved(tmp_path / "two.csv", frame[frame["workload"] >= "w003"]))
+        return archives
+
+    def test_a_source_or_a_workload_goes_and_the_rest_keeps_its_provenance(self, store: Path, tmp_path: Path) -> None:
+        archives = self.two(tmp_path)
+        assert set(archives.remove("jobs", workload="w001").workloads) == {"w001"}
+        assert archives.open("jobs").runs.workloads == ["w000", "w002", "w003", "w004", "w005"]
+        assert set(archives.remove("jobs", source="two.csv").workloads) == {"w003", "w004", "w005"}
+        left = archives.open("jobs")
+        assert left.runs.workloads == ["w000", "w002"]
+        assert set(left.provenance["licence"]) == {"MIT"}
+        archives.remove("jobs", source="one.csv")
+        assert archives.names() == [], "an archive without runs is none"
+
+    def test_a_whole_archive_goes_at_once(self, store: Path, tmp_path: Path) -> None:
+        assert len(self.two(tmp_path).remove("jobs")) == len(planted(workloads=6))
+        assert Archives().names() == []
+
+    @pytest.mark.parametrize(
+        ("name", "chosen", "match"),
+        [
+            ("jbos", {}, "did you mean 'jobs'"),
+            ("jobs", {"source": "tow.csv"}, "no source 'tow.csv'; did you mean 'two.csv'"),
+            ("jobs", {"workload": "w9"}, "no workload 'w9'.*it holds w000"),
+            ("jobs", {"workload": "w000", "source": "two.csv"}, "no runs of workload 'w000' from source 'two.csv'"),
+        ],
+    )
+    def test_what_is_not_there_is_not_removed(
+        self, store: Path, tmp_path: Path, name: str, chosen: dict[str, str], match: str
+    ) -> None:
+        archives = self.two(tmp_path)
+        with pytest.raises(UnknownNameError, match=match):
+            archives.remove(name, **chosen)
+        assert len(archives.open("jobs").runs) == len(planted(workloads=6))
+
+    def test_without_any_archive_it_says_that_there_is_none(self, store: Path) -> None:
+        with pytest.raises(UnknownNameError, match="there is no archive 'jobs'"):
+            Archives().remove("jobs")
 
 
 class TestChecking:
@@ -150,6 +205,16 @@ class TestChecking:
         assert found.configurations == len(POOL) // 2
         assert any("200 runs state no licence (from runs.csv)" in sentence for sentence in found.problems)
 
+    def test_reports_on_an_archive_of_which_nothing_is_believable(self, store: Path, tmp_path: Path) -> None:
+        frame = planted(workloads=6)
+        both = pd.concat([frame, frame.assign(runtime_s=frame["runtime_s"] / 60)], ignore_index=True)
+        with_provenance = both.assign(source="runs.csv", licence="MIT", added_at="2026-01-01T00:00:00Z")
+        with_provenance.to_parquet(tmp_path / "old.parquet")
+        found = check(read_archive(tmp_path / "old.parquet"))
+        assert (found.runs, found.workloads, found.coverage) == (len(both), 6, 1.0)
+        assert found.problems[0].startswith("nothing believable is left of the archive")
+        assert "recommender archive remove" in found.problems[0]
+
     def test_lumos_is_what_is_known_of_it(self, store: Path, tmp_path: Path, mirror: Path) -> None:
         data = fetch_dataset("lumos", mirror=mirror)
         found = check(Archives().add("lumos", data.files["runs"]))
@@ -193,6 +258,13 @@ class TestTheCommandLine:
         assert done.exit_code == 0, done.output
         assert "note: the archive holds 1 workload:" in done.stderr
         assert {r["why"].split(": ")[1] for r in json.loads(done.stdout)[:2]} == {"the archive's best on average"}
+
+    def test_removes_some_runs_and_then_the_rest_and_says_so(self, store: Path, tmp_path: Path) -> None:
+        self.run("archive", "add", "jobs", str(saved(tmp_path / "runs.csv", planted(workloads=2))))
+        said = self.run("archive", "remove", "jobs", "--workload", "w000")
+        assert said == f"jobs: removed {len(POOL)} runs of 1 workloads; {len(POOL)} runs are left\n"
+        said = self.run("archive", "remove", "jobs")
+        assert said == f"jobs: removed {len(POOL)} runs of 1 workloads; nothing is left of it\n"
 
     def test_without_archives_says_how_to_make_one(self, store: Path) -> None:
         done = CliRunner().invoke(app, ["archive", "list"])

@@ -38,6 +38,25 @@ def add_command(
         typer.echo(f"note: {sentence}", err=True)
 
 
+@app.command("remove")
+def remove_command(
+    name: Name,
+    source: Annotated[str | None, typer.Option(help="Only the runs from this source.")] = None,
+    workload: Annotated[str | None, typer.Option(help="Only the runs of this workload.")] = None,
+    store: Store = None,
+) -> None:
+    """Remove an archive, or some of its runs, and say what was removed.
+
+    Example: recommender archive remove spark --source runs.csv
+    """
+    from recommender.archives import Archives
+
+    archives = Archives(store)
+    gone = archives.remove(name, source=source, workload=workload)
+    left = f"{len(archives.open(name).runs)} runs are left" if name in archives.names() else "nothing is left of it"
+    typer.echo(f"{name}: removed {len(gone)} runs of {len(gone.workloads)} workloads; {left}")
+
+
 @app.command("list")
 def list_command(form: FormatOption = Format.TABLE, store: Store = None) -> None:
     """List the archives."""
