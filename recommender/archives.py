@@ -39,6 +39,8 @@ SCHEMA = replace(
         Column("added_at", "timestamp", required=True),
     ),
 )
+LONGEST_HEADER = 2**20
+"""Bytes of a CSV's first line that are looked at."""
 SAME = 3
 """Cells that two workloads must share, to the last digit, to be one workload under two names."""
 SAME_SHARE = 0.8
@@ -114,6 +116,9 @@ class Archives:
     ) -> Archive:
         """Add the runs of a table to an archive, which is made where there is none; return the archive.
 
+        The rows of an archive that was exported keep where they came from: `label` and, where none is stated, `licence`
+        take its place.
+
         Parameters
         ----------
         licence
@@ -131,7 +136,8 @@ class Archives:
         """
         if not re.fullmatch(NAME, name):
             raise InputError(f"{name!r} cannot name an archive; letters, digits and . _ + - are allowed, at most 100")
-        runs, label = read_runs(source), label or Path(source).name
+        exported = read_archive(Path(source)) if _has_provenance(Path(source)) else None
+        runs = exported.runs if exported else read_runs(source)
         if not len(runs):
             raise InputError(f"{source} holds no runs: there is nothing to add")
         try:
@@ -139,14 +145,19 @@ class Archives:
         except OSError as error:
             raise InputError(f"the archives' directory {self.path} cannot be made ({error.strerror})") from error
         now = pd.Timestamp(datetime.now(UTC)).floor("s")
-        new = runs.frame.assign(source=label, licence=licence, added_at=now)
+        new = runs.frame.assign(source=label or Path(source).name, licence=licence, added_at=now)
+        if exported:
+            kept = exported.provenance
+            stated = kept["licence"].where(kept["licence"].notna(), licence)
+            new = new.assign(source=label or kept["source"], licence=stated, added_at=kept["added_at"])
         with locked(self._file(name)):
             if name in self.names():
                 old = self.open(name).table()
-                known = old["source"] == label
+                known = old["source"].isin(new["source"])
                 if known.any() and not again:
+                    again_from = ", ".join(map(repr, old.loc[known, "source"].unique()))
                     raise InputError(
-                        f"archive {name} already holds {int(known.sum())} runs from {label!r}; replace them with --replace, or "
+                        f"archive {name} already holds {int(known.sum())} runs from {again_from}; replace them with --replace, or "
                         "name this source otherwise with --source"
                     )
                 columns = [*old, *(c for c in new if c not in old)]
@@ -208,18 +219,28 @@ def named_or_table(source: str | Path, store: str | Path | None = None) -> Runs 
     """What `--archive` means: a runs table, the file of an archive, or the name of one in the store."""
     path = Path(source)
     if path.exists():
-        return read_archive(path).runs if path.suffix == ".parquet" and _has_provenance(path) else path
+        return read_archive(path).runs if _has_provenance(path) else path
     archives = Archives(store)
     return archives.open(str(source)).runs if str(source) in archives.names() else path
 
 
 def _has_provenance(path: Path) -> bool:
+    """Whether a file has the columns of an exported archive; what cannot be read has none."""
+    import csv
+
     import pyarrow as pa
     import pyarrow.parquet as pq
 
+    if not path.is_file():  # a pipe can be read once only
+        return False
     try:
-        return set(PROVENANCE) <= set(pq.read_schema(path).names)
-    except (OSError, pa.ArrowException):
+        with path.open("rb") as file:
+            first = file.readline(LONGEST_HEADER)
+        if first.startswith(b"PAR1"):
+            return set(PROVENANCE) <= set(pq.read_schema(path).names)
+        header = next(csv.reader([first.decode("utf-8-sig")]), [])
+        return set(PROVENANCE) <= {name.strip() for name in header}
+    except (OSError, UnicodeError, csv.Error, pa.ArrowException):
         return False
 
 

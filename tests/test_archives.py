@@ -94,6 +94,25 @@ class TestAdding:
             Archives().open("sprak")
 
 
+class TestExporting:
+    @pytest.mark.parametrize("name", ["out.csv", "out.parquet"])
+    def test_what_was_exported_is_read_again_with_its_provenance(self, store: Path, tmp_path: Path, name: str) -> None:
+        frame, archives = planted(workloads=4), Archives()
+        archives.add("jobs", saved(tmp_path / "one.csv", frame[frame["workload"] < "w002"]), licence="MIT")
+        archives.add("jobs", saved(tmp_path / "two.csv", frame[frame["workload"] >= "w002"]))
+        there = archives.open("jobs")
+        export(there, tmp_path / name)
+        source = named_or_table(tmp_path / name)
+        assert isinstance(source, Runs)
+        pd.testing.assert_frame_equal(source.frame, there.runs.frame)
+        pd.testing.assert_frame_equal(archives.add("again", tmp_path / name).table(), there.table())
+        with pytest.raises(InputError, match=r"already holds 80 runs from 'one\.csv', 'two\.csv'"):
+            archives.add("again", tmp_path / name)
+        named = archives.add("named", tmp_path / name, label="export", licence="CC0").provenance
+        assert set(named["source"]) == {"export"}
+        assert list(named["licence"].unique()) == ["MIT", "CC0"], "a licence that is stated stays"
+
+
 class TestRemoving:
     def two(self, tmp_path: Path) -> Archives:
         """An archive of six workloads, three from each of two sources."""
