@@ -151,9 +151,8 @@ class Auto:
             return Choice(
                 "price-only", f"{short}, and neither the candidates nor an archive on them were run", "scaling"
             )
-        return Choice(
-            "prior", f"{short}, and there is no archive: scaling laws and prices are all that is known", "prior"
-        )
+        lacks = "there is no archive" if problem.archive is None else "the archive completed no run of a candidate"
+        return Choice("prior", f"{short}, and {lacks}: scaling laws and prices are all that is known", "prior")
 
     def _weighed(self, problem: Problem, runs: Runs, default: Choice) -> Choice:
         """The table's last row."""

@@ -162,9 +162,15 @@ def build_problem(
     workload, mine = _select(every, workload)
     mine = _without_empty(mine)
     others = [every.without(workload)] if workload is not None else []
-    others += [r.without(workload) if workload is not None else r for r in map(_read, archive)]
+    given = [_read(source) for source in archive]
+    others += [r.without(workload) if workload is not None else r for r in given]
     pool = pd.concat([r.frame for r in others if len(r)], ignore_index=True) if any(len(r) for r in others) else None
     notes: list[str] = []
+    if pool is None and any(len(r) for r in given):
+        notes.append(
+            f"the archive holds runs of {workload} alone, the workload asked about: an archive is runs of other workloads, and "
+            "nothing is learnt from these; to use them, add them to the runs table"
+        )
     if local_like is not None and local_like not in set(catalogue.types["family"]):
         raise UnknownNameError(
             f"--local-like {local_like!r} is no family of the catalogue{did_you_mean(local_like, set(catalogue.types['family']))}"

@@ -124,6 +124,32 @@ class TestTheTable:
         with pytest.raises(InsufficientEvidenceError, match="nothing can be transferred"):
             strategy("column-mean").recommend(problem, runs)
 
+    @pytest.mark.parametrize("name", ["auto", "prior"])
+    @pytest.mark.parametrize(
+        ("change", "said"),
+        [
+            ({"instance_type": "g9.xlarge"}, "it ran g9.xlarge, and none of these types is a candidate"),
+            ({"node_count": 77}, "none of its completed runs is of a candidate"),
+        ],
+    )
+    def test_an_archive_of_other_machines_is_said_to_teach_nothing(
+        self, name: str, change: dict[str, object], said: str
+    ) -> None:
+        others = case().runs.without(case().workload).frame.assign(**change)
+        problem, runs = build_problem(
+            asked((1, 2, 4), False)[1], archive=[Runs.from_frame(others)], candidates=case().candidates
+        )
+        answer = strategy(name).recommend(problem, runs)
+        assert f"nothing is learnt from the archive: {said}" in " ".join(answer.warnings)
+
+    def test_an_archive_of_the_workloads_own_runs_is_said_to_be_none(self) -> None:
+        runs = asked((1, 2, 4), False)[1]
+        problem, mine = build_problem(runs, archive=[runs], candidates=case().candidates)
+        answer = strategy("auto").recommend(problem, mine)
+        assert f"the archive holds runs of {case().workload} alone" in " ".join(answer.warnings)
+        with pytest.raises(InsufficientEvidenceError, match=f"there are none .those of {case().workload}"):
+            strategy("selecta").recommend(problem, mine)
+
 
 class TestWeighing:
     def test_every_considered_strategy_comes_with_its_regret_and_one_is_chosen(self) -> None:

@@ -159,7 +159,7 @@ def believable(problem: Problem) -> tuple[Problem, tuple[str, ...]]:
 
     Every strategy enters through here, so that a model, a count or a choice sees nothing else. What is left is looked
     through again, as it would be if it had been given alone. An archive that says nothing of the candidates, of which
-    nothing would be left or in which nothing can be compared stays as it is: who needs it refuses it, and the last two are said.
+    nothing would be left or in which nothing can be compared stays as it is: who needs it refuses it, and it is said.
     """
     said: tuple[str, ...] = ()
     apart: tuple[str, ...] = ()
@@ -167,13 +167,26 @@ def believable(problem: Problem) -> tuple[Problem, tuple[str, ...]]:
         try:
             a = archived(problem)
         except InsufficientEvidenceError as error:
-            return problem, (*said, str(error)) if str(error).startswith((NOTHING_LEFT, CONFOUNDED)) else said
+            told = str(error).startswith((NOTHING_LEFT, CONFOUNDED))
+            return problem, (*said, str(error) if told else _elsewhere(problem))
         apart = a.cells.said
         if not a.warnings:
             break
         said = (*said, *a.warnings)
         problem = replace(problem, archive=kept(problem, "believable", partial(_left, problem, a)))
     return problem, (*said, *apart)
+
+
+def _elsewhere(problem: Problem) -> str:
+    """That the archive completed no run of a candidate, in words."""
+    assert problem.archive is not None
+    ran = problem.archive.frame["instance_type"].unique()
+    candidates = set(problem.configurations["instance_type"])
+    if candidates.isdisjoint(ran):
+        why = f"it ran {listed(ran)}, and none of these types is a candidate"
+    else:
+        why = "none of its completed runs is of a candidate (same instance type, node count and parameters)"
+    return f"nothing is learnt from the archive: {why}"
 
 
 def _left(problem: Problem, a: Archived) -> Runs:

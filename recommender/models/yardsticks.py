@@ -80,8 +80,11 @@ def archive_cells(problem: Problem) -> ArchiveCells:
         together (`contexts`).
     """
     if problem.archive is None or not len(problem.archive):
+        own = (
+            f" (those of {problem.workload}, the one asked about, do not count)" if problem.workload is not None else ""
+        )
         raise InsufficientEvidenceError(
-            "this strategy reads runs of other workloads and there are none; give --archive RUNS, or a runs table with "
+            f"this strategy reads runs of other workloads and there are none{own}; give --archive RUNS, or a runs table with "
             "several workloads"
         )
     frame = problem.archive.frame
