@@ -216,12 +216,21 @@ def _split(frame: pd.DataFrame, name: str) -> Archive:
 
 
 def named_or_table(source: str | Path, store: str | Path | None = None) -> Runs | Path:
-    """What `--archive` means: a runs table, the file of an archive, or the name of one in the store."""
+    """What `--archive` means: a runs table, the file of an archive, or the name of one in the store.
+
+    Raises UnknownNameError for what is none of them.
+    """
     path = Path(source)
     if path.exists():
         return read_archive(path).runs if _has_provenance(path) else path
     archives = Archives(store)
-    return archives.open(str(source)).runs if str(source) in archives.names() else path
+    known = archives.names()
+    if str(source) in known:
+        return archives.open(str(source)).runs
+    raise UnknownNameError(
+        f"--archive {source}: there is no such file, and no archive of that name in {archives.path}"
+        f"{did_you_mean(str(source), known)} (it holds: {', '.join(known) or 'none'})"
+    )
 
 
 def _has_provenance(path: Path) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
@@ -23,6 +24,8 @@ from recommender.strategies import ModelBased, calibrated, strategy
 from recommender.threads import single_threaded
 from recommender.units import format_duration, format_usd
 
+LABEL = re.compile(r"(?P<type>\S+) +x(?P<nodes>[1-9]\d{0,8})(?: +(?P<params>\S.*))?")
+"""A configuration's label."""
 MOST_POINTS = 12
 """Points that are left out in turn: the nearest to what is asked."""
 
@@ -91,12 +94,15 @@ def explain(
     runs: Runs,
     *,
     instance_type: str,
-    node_count: int = 1,
+    node_count: int | None = None,
     strategy_name: str = "auto",
     calibrate: bool = False,
 ) -> Explanation:
-    """Explain the prediction of one candidate (the first of several that differ in parameters alone); its spread is scaled
-    until it holds on the archive's workloads where `calibrate`.
+    """Explain the prediction of one candidate; its spread is scaled until it holds on the archive's workloads where
+    `calibrate`.
+
+    The candidate is named by its type and node count (default: 1), the first of several that differ in parameters alone,
+    or by its label, as answers print it (`m5.2xlarge x4`); a node count that is given goes before the label's.
 
     Raises
     ------
@@ -142,8 +148,11 @@ def explain(
     )
 
 
-def _row_of(problem: Problem, instance_type: str, node_count: int) -> int:
+def _row_of(problem: Problem, name: str, node_count: int | None) -> int:
     table = problem.configurations
+    label = LABEL.fullmatch(name.strip()) if not (table["instance_type"] == name).any() else None
+    instance_type, nodes = (label["type"], int(label["nodes"])) if label else (name, 1)
+    nodes = nodes if node_count is None else node_count
     named = table["instance_type"] == instance_type
     if not named.any():
         known = sorted(set(table["instance_type"]))
@@ -151,12 +160,18 @@ def _row_of(problem: Problem, instance_type: str, node_count: int) -> int:
             f"{instance_type!r} is not among the {len(known)} types considered{did_you_mean(instance_type, known)} (the filters "
             "and --candidates say which are)"
         )
-    rows = np.flatnonzero(named & (table["node_count"] == node_count))
+    rows = np.flatnonzero(named & (table["node_count"] == nodes))
     if not len(rows):
         counts = ", ".join(map(str, sorted(set(table.loc[named, "node_count"]))))
         raise UnknownNameError(
-            f"{instance_type} x{node_count} is not considered; with this type: {counts} nodes (--max-nodes for more)"
+            f"{instance_type} x{nodes} is not considered; with this type: {counts} nodes (--max-nodes for more)"
         )
+    if label and label["params"]:
+        labels = [problem.candidates.configuration(int(i)).label for i in rows]
+        wanted = f"{instance_type} x{nodes} {label['params']}"
+        if wanted not in labels:
+            raise UnknownNameError(f"{wanted} is not considered{did_you_mean(wanted, labels)}")
+        return int(rows[labels.index(wanted)])
     return int(rows[0])
 
 

@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 from recommender.archives import Archives, check, export, named_or_table, read_archive
 from recommender.cli import app
 from recommender.datasets import fetch_dataset
-from recommender.errors import InputError, RecommenderError, UnknownNameError
+from recommender.errors import InputError, UnknownNameError
 from recommender.runs import Runs, read_runs, write_runs
 
 
@@ -291,8 +291,9 @@ class TestTheCommandLine:
         assert "recommender archive add" in done.stderr
 
 
-def test_a_name_that_is_neither_file_nor_archive_is_refused_as_a_file(store: Path) -> None:
-    source = named_or_table("nowhere")
-    assert isinstance(source, Path)
-    with pytest.raises(RecommenderError, match="nowhere"):
-        read_runs(source)
+def test_a_name_that_is_neither_file_nor_archive_is_refused_with_those_there_are(store: Path, tmp_path: Path) -> None:
+    with pytest.raises(UnknownNameError, match=r"no such file, and no archive of that name.*it holds: none"):
+        named_or_table("nowhere")
+    Archives().add("spark", saved(tmp_path / "runs.csv", planted(workloads=2)))
+    with pytest.raises(UnknownNameError, match=r"did you mean 'spark'.*it holds: spark"):
+        named_or_table("sprak")

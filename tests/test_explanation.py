@@ -41,7 +41,7 @@ def ask(runs: pd.DataFrame | None = None, **options: Any) -> tuple[Problem, Runs
     return build_problem(frame() if runs is None else runs, candidates=pool(), inputs={"scale": 1.0}, **options)
 
 
-def about(kind: str = "box", nodes: int = 4, name: str = "ernest", **options: Any) -> Explanation:
+def about(kind: str = "box", nodes: int | None = 4, name: str = "ernest", **options: Any) -> Explanation:
     """Explain one candidate."""
     problem, runs = ask(**options)
     return explain(problem, runs, instance_type=kind, node_count=nodes, strategy_name=name)
@@ -152,6 +152,28 @@ def test_unknown_candidates_and_strategies_without_one_model_are_refused() -> No
         explain(problem, runs, instance_type="box", node_count=3)
     with pytest.raises(InputError, match="not one model"):
         explain(problem, runs, instance_type="box", strategy_name="cloudbandit")
+
+
+def test_a_candidate_is_named_by_its_label_too() -> None:
+    by_label, by_parts = about("box x4", None), about("box", 4)
+    assert by_label.row is not None
+    assert by_parts.row is not None
+    assert by_label.row.label == by_parts.row.label == "box x4"
+    other = about("box x4", 8).row
+    assert other is not None
+    assert other.label == "box x8", "a node count that is given goes first"
+    with pytest.raises(UnknownNameError, match="box x3 is not considered; with this type"):
+        about("box x3", None)
+
+
+def test_a_label_with_parameters_is_that_very_candidate() -> None:
+    both = pd.concat([pool().head(2).assign(**{"param.batch": b}) for b in (64, 256)], ignore_index=True)
+    problem, runs = build_problem(None, candidates=both)
+    found = explain(problem, runs, instance_type="box x1 batch=256", strategy_name="price-only")
+    assert found.row is not None
+    assert found.row.label == "box x1 batch=256"
+    with pytest.raises(UnknownNameError, match=r"box x1 batch=25 is not considered; did you mean 'box x1 batch=256'"):
+        explain(problem, runs, instance_type="box x1 batch=25", strategy_name="price-only")
 
 
 def test_the_command_prints_text_and_json(tmp_path: Path) -> None:

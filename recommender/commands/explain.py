@@ -21,8 +21,12 @@ class Form(StrEnum):
 @asks
 def explain(
     asked: Asked,
-    candidate: Annotated[str, typer.Option(help="Instance type to explain.", show_default=False)],
-    nodes: Annotated[int, typer.Option(min=1, help="Its number of nodes.")] = 1,
+    candidate: Annotated[
+        str, typer.Option(help="Instance type, or a candidate as printed: 'm6i.xlarge x4'.", show_default=False)
+    ],
+    nodes: Annotated[
+        int | None, typer.Option(min=1, help="Its number of nodes; default: the candidate's, else 1.")
+    ] = None,
     strategy: StrategyName = "auto",
     calibrate: Calibrate = False,
     form: Annotated[Form, typer.Option("--format", help="Form of the answer.")] = Form.TABLE,
