@@ -24,6 +24,7 @@ from recommender.strategies import ModelBased, calibrated, strategy
 from recommender.threads import single_threaded
 from recommender.units import format_duration, format_usd
 
+SCHEMA = "recommender/explanation/1"
 LABEL = re.compile(r"(?P<type>\S+) +x(?P<nodes>[1-9]\d{0,8})(?: +(?P<params>\S.*))?")
 """A configuration's label."""
 MOST_POINTS = 12
@@ -74,9 +75,11 @@ class Explanation:
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values, no NaN."""
+        alone = {k: v for k, v in self.row.to_dict().items() if k != "rank"} if self.row else None  # ranked among none
         return {
+            "schema": SCHEMA,
             "strategy": {"name": self.strategy, "why": self.why},
-            "candidate": self.row.to_dict() if self.row else None,
+            "candidate": alone,
             "excluded": self.excluded or None,
             "terms_s": dict(self.terms),
             "spread": self.spread,

@@ -186,5 +186,7 @@ def test_the_command_prints_text_and_json(tmp_path: Path) -> None:
     for heading in ("What the median is made of", "What it rests on", "What would change the answer"):
         assert heading in text.stdout
     plain = json.loads(CliRunner().invoke(app, [*words, "--format", "json"]).stdout)
+    assert plain["schema"] == "recommender/explanation/1"
     assert plain["candidate"]["instance_type"] == "box"
+    assert "rank" not in plain["candidate"], "it is ranked among no others"
     assert sum(plain["terms_s"].values()) == pytest.approx(plain["candidate"]["runtime_s"]["p50"], rel=1e-6)
