@@ -5,8 +5,8 @@ Notation
 a, b    the first and its rival: an offer under one purchase option, at the median of its runtime T
 v       value: USD of a run (or seconds) divided by P(completing)       p  USD per hour of one node       u  runs a month
 
-Cost is proportional to p under every purchase option, so v_a = v_b at p_a v_b/v_a, or at p_b v_a/v_b. It never falls
-with T: the break-even is the longest T with v_a(T) <= v_b, found by bisection. A commitment costs k p n 730/u with
+Cost is proportional to p under every purchase option, so v_a = v_b at p_a v_b/v_a, or at p_b v_a/v_b; where one price is
+p_a and p_b there is none. It never falls with T: the break-even is the longest T with v_a(T) <= v_b, found by bisection. A commitment costs k p n 730/u with
 k = ceil(u T/730) clusters, the others the same at every u: between the points k 730/T and k p_b n 730/v_a the order of the
 two does not change.
 """
@@ -75,6 +75,17 @@ class Side:
         return np.asarray(usd / self.prediction.completing[self.row])
 
     @property
+    def instance_type(self) -> str:
+        """Of its configuration."""
+        return str(self.problem.configurations["instance_type"].iloc[self.row])
+
+    def shares_price(self, other: Side) -> bool:
+        """Whether one price is paid for a node of both: no change of it tells them apart."""
+        region, option = self.problem.candidates.offers.region, self.prices.option.name
+        mine, theirs = (self.instance_type, region[self.offer]), (other.instance_type, region[other.offer])
+        return mine == theirs and option == other.prices.option.name and self.usd_per_hour == other.usd_per_hour
+
+    @property
     def label(self) -> str:
         """In words."""
         offers = self.problem.candidates.offers
@@ -87,12 +98,13 @@ def flip(first: Side, rival: Side, role: str) -> Flip:
     """Where `rival` would be as good as `first`; None for what would never make it so."""
     cost = first.problem.objective == "cost"
     a, b = first.value(first.runtime_s), rival.value(rival.runtime_s)
+    priced = cost and not first.shares_price(rival)
     same = first.row == rival.row  # one runtime for both: it is no way to tell them apart
     made = Flip(
         rival=rival.label,
         role=role,
-        first_usd_per_hour=first.usd_per_hour * b / a if cost else None,
-        rival_usd_per_hour=rival.usd_per_hour * a / b if cost else None,
+        first_usd_per_hour=first.usd_per_hour * b / a if priced else None,
+        rival_usd_per_hour=rival.usd_per_hour * a / b if priced else None,
         first_runtime_s=None if same else _longest(first, b),
         rival_runtime_s=None if same else _longest(rival, a),
         runs_per_month=_usage(first, rival) if cost else None,
@@ -161,4 +173,10 @@ def _sentence(first: Side, rival: Side, at: Flip) -> str:
         now = first.problem.usage.runs_per_month
         word = "more" if at.runs_per_month > now else "fewer"
         ways.append(f"it runs {word} than {at.runs_per_month:,.1f} times a month (now {now:,.1f})")
-    return f"{rival.label} comes first if {', or '.join(ways)}" if ways else f"nothing puts {rival.label} first"
+    alike = (
+        f"; a price of {first.instance_type} moves both alike"
+        if at.first_usd_per_hour is None and first.problem.objective == "cost"
+        else ""
+    )
+    found = f"{rival.label} comes first if {', or '.join(ways)}" if ways else f"nothing puts {rival.label} first"
+    return found + alike

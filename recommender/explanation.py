@@ -305,13 +305,13 @@ def _against(problem: Problem, row: Row, best: Recommendation) -> list[str]:
         rival = _value(problem, other) if other else None
         said.append("it is what is recommended")
         if other is not None and rival is not None and mine is not None and rival > mine:
-            word = "price" if problem.objective == "cost" else "runtime"
+            word = "price" if problem.objective == "cost" and not _one_price(other, row) else "runtime"
             said.append(
                 f"{other.label} {other.purchase_option} would be first if its {word} fell by {1 - mine / rival:.0%}"
             )
     elif mine is not None and top is not None and mine > top:
         show = format_usd if problem.objective == "cost" else format_duration
-        word = "an hourly price or a runtime" if problem.objective == "cost" else "a runtime"
+        word = "an hourly price or a runtime" if show is format_usd and not _one_price(row, first) else "a runtime"
         said.append(
             f"{first.label} {first.purchase_option} is recommended ({show(top)}, this one {show(mine)}): {word} lower by "
             f"{1 - top / mine:.0%} would make them equal"
@@ -322,6 +322,12 @@ def _against(problem: Problem, row: Row, best: Recommendation) -> list[str]:
             f"{problem.confidence:.0%} is asked for"
         )
     return said
+
+
+def _one_price(row: Row, other: Row) -> bool:
+    """Whether one price is paid for a node of both."""
+    names = ("instance_type", "region", "purchase_option", "usd_per_hour")
+    return all(getattr(row, name) == getattr(other, name) for name in names)
 
 
 def _value(problem: Problem, row: Row) -> float | None:

@@ -135,7 +135,7 @@ class Flip:
     role: str
     """runner-up (another configuration) or way to pay (the first's machine)."""
     first_usd_per_hour: float | None
-    """Price of one node of the first above which the rival is better."""
+    """Price of one node of the first above which the rival is better; None where it is the rival's price too."""
     rival_usd_per_hour: float | None
     """Price of one node of the rival below which it is better."""
     first_runtime_s: float | None

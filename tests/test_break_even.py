@@ -52,6 +52,28 @@ def test_the_objective_runtime_breaks_even_where_both_take_as_long() -> None:
     assert (flip.first_runtime_s, flip.rival_runtime_s) == (pytest.approx(1000.0), pytest.approx(600.0))
 
 
+def test_no_price_tells_two_sizes_of_one_type_apart() -> None:
+    """b of 1 node: 36 cents x 1000 s = 10 cents a run; b of 2 nodes 12 cents, whatever b costs an hour."""
+    pool = POOL.assign(instance_type="b")
+    problem, runs = build_problem(RUNS.assign(instance_type="b"), candidates=pool)
+    answer = strategy("random").recommend(problem, runs)
+    assert answer.explanation is not None
+    flip = answer.explanation.runner_up
+    assert flip is not None
+    assert (flip.first_usd_per_hour, flip.rival_usd_per_hour) == (None, None)
+    assert flip.rival_runtime_s == pytest.approx(500.0)
+    assert "costs more" not in flip.sentence
+    assert flip.sentence.endswith("; a price of b moves both alike")
+    again = reprice(answer, changed_prices(problem, changes=["b=+400%"]))
+    assert again.rows[0].label == answer.rows[0].label
+    dearer = pool.assign(usd_per_hour=[0.36, 0.40])  # a price of its own for each
+    problem, runs = build_problem(RUNS.assign(instance_type="b"), candidates=dearer)
+    apart = strategy("random").recommend(problem, runs).explanation
+    assert apart is not None
+    assert apart.runner_up is not None
+    assert apart.runner_up.first_usd_per_hour is not None
+
+
 @pytest.mark.parametrize(("runs_per_month", "first"), [(100.0, "on-demand"), (2000.0, "reserved-1y-no-upfront")])
 def test_a_commitment_pays_from_the_number_of_runs_that_fills_its_price(runs_per_month: float, first: str) -> None:
     """On demand 10 cents a run; reserved at 18 cents an hour 131.40 USD a month: 1314 runs either way."""
