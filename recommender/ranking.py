@@ -62,7 +62,8 @@ def rank(
     warnings = [*problem.notes, *prediction.warnings]
     if not tally.known:
         warnings.append(
-            "no runtime is known: candidates are ranked without it, and neither cost nor deadline can be promised; measure some runs (recommender profile)"
+            "no runtime is known: candidates are ranked without it, and neither cost nor deadline can be promised; "
+            + _lacking(problem, runs, strategy)
         )
     rows = _rows(problem, prediction, merged[: max(problem.top, 2)])[: problem.top]
     close, rival = _too_close(problem, prediction, merged)
@@ -81,6 +82,19 @@ def rank(
         prediction=prediction,
         runs=runs,
         explain=partial(_explain, problem, prediction, runs, merged, scored),
+    )
+
+
+def _lacking(problem: Problem, runs: Runs | None, strategy: str) -> str:
+    """What would make runtimes known."""
+    done = len(runs.completed) if runs is not None else 0
+    if runs is None or not done:
+        return "measure some runs (recommender profile)"
+    if measured(problem, runs).count.any():
+        return f"{strategy} uses none of the workload's {done} completed runs"
+    return (
+        f"none of the workload's {done} completed runs is of a candidate at the input asked about, and {strategy} uses no "
+        "others: measure some there, or ask what scales runs to other inputs (--strategy ernest or c3o)"
     )
 
 

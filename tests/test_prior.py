@@ -22,6 +22,7 @@ from recommender.models.mixture import LEVEL, Bases, Component, Evidence, Mixtur
 from recommender.models.prior import LearnedPrior, belief
 from recommender.problem import Problem, build_problem
 from recommender.replay import Environment, environment
+from recommender.report.tables import as_text
 from recommender.runs import Runs
 from recommender.search.acquisition import MixtureImprovement
 from recommender.strategies import strategy
@@ -178,6 +179,18 @@ def test_without_runs_and_archive_no_runtime_is_made_up() -> None:
     assert all(row.runtime_s is None for row in answer.rows)
     assert any("no runtime is known" in w for w in answer.warnings)
     assert answer.next_run is not None
+
+
+def test_runs_at_another_input_are_said_not_to_be_used_and_no_deadline_is_promised() -> None:
+    runs = told({("small", 1): 300.0, ("small", 2): 160.0}, **{"input.gb": 20.0})
+    problem, mine = asked(runs, inputs={"gb": 200.0}, deadline_s=3600.0)
+    answer = strategy("prior").recommend(problem, mine)
+    said = " ".join(answer.warnings)
+    assert "none of the workload's 2 completed runs is of a candidate at the input asked about" in said
+    assert "prior uses no others" in said
+    title = as_text(answer).splitlines()[0]
+    assert "within 1 h 00 min (not checked: no runtime is known)" in title
+    assert "90%" not in title
 
 
 def test_a_cliff_in_memory_is_learned_from_a_few_runs() -> None:

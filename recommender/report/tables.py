@@ -161,7 +161,8 @@ def _title(answer: Recommendation) -> str:
     if problem["budget_usd"] is not None:
         parts.append(f"for at most {format_usd(problem['budget_usd'])} a run")
     if len(parts) > 1:
-        parts.append(f"with {problem['confidence']:.0%} probability")
+        known = any(row.runtime_s is not None for row in answer.rows)
+        parts.append(f"with {problem['confidence']:.0%} probability" if known else "(not checked: no runtime is known)")
     inputs = ", ".join(f"{k}={v:g}" for k, v in problem["inputs"].items())
     return " ".join(parts) + (f" at {inputs}" if inputs else "") + f", {problem['runs_per_month']:g} runs a month"
 
