@@ -21,7 +21,16 @@ from recommender.errors import InputError, UnknownNameError, did_you_mean
 from recommender.leakage import leakage
 from recommender.pricing import PurchaseOption
 from recommender.problem import Objective, check_runs_planned
-from recommender.replay import COLUMNS, Environment, GroupBy, Memory, environment, episode, recorded_configurations
+from recommender.replay import (
+    COLUMNS,
+    Environment,
+    GroupBy,
+    Memory,
+    environment,
+    episode,
+    recorded_configurations,
+    why_unanswered,
+)
 from recommender.runs import Runs, read_runs
 from recommender.strategies import Strategy, strategy
 from recommender.table_files import write_table
@@ -295,6 +304,23 @@ def run(
             write_table(results, out)
             kept.path.unlink()
     return results
+
+
+def unanswered(evaluation: Evaluation, results: pd.DataFrame) -> list[str]:
+    """For each strategy with episodes that end without a recommendation: how many, and why the first of them does."""
+    said = []
+    worlds = {str(world.problem.workload): world for world in evaluation.worlds}
+    episodes = results.groupby(["strategy", "workload", "seed"], sort=False)
+    last = results[episodes.cumcount(ascending=False) == 0]
+    for name, made in evaluation.strategies.items():
+        mine = last[last["strategy"] == name]
+        silent = mine[mine["recommended_instance_type"].isna()]
+        if not len(silent):
+            continue
+        workload, seed = str(silent["workload"].iloc[0]), int(silent["seed"].iloc[0])
+        why = why_unanswered(made, worlds[workload], episodes.get_group((name, workload, seed)))
+        said.append(f"{name} recommends nothing in {len(silent)} of {len(mine)} episodes; of {workload}: {why}")
+    return said
 
 
 def _frame(rows: list[Row]) -> pd.DataFrame:

@@ -323,6 +323,21 @@ def episode(
     return rows
 
 
+def why_unanswered(strategy: Strategy, world: Environment, rows: pd.DataFrame) -> str:
+    """Why a strategy recommended nothing after the last step of an episode, whose `rows` these are, in its words."""
+    taken, seed = list[int](), int(rows["seed"].iloc[0])
+    for row in rows[rows["instance_type"].notna()].to_dict("records"):
+        params = {c: row[c] for c in world.problem.candidates.params}
+        made = Configuration(instance_type=str(row["instance_type"]), node_count=int(row["node_count"]), params=params)
+        candidate = _candidate(world, made, "measured")
+        taken.append(world.draw(candidate, seed=seed, earlier=int((world.configuration[taken] == candidate).sum())))
+    try:
+        ranked = strategy.recommend(replace(world.problem, seed=seed), world.told(taken)).rows
+    except (InsufficientEvidenceError, InfeasibleError) as error:
+        return str(error)
+    return "" if ranked else "it ranks no candidate"
+
+
 def _reply(strategy: Strategy, problem: Problem, runs: Runs, *, ask: bool) -> Reply:
     best = wanted = None
     silent = False

@@ -66,6 +66,19 @@ def workers_of(pid: int) -> list[int]:
 SMALL = ("runs.csv", "--candidates", "candidates.csv", "--steps", "2", "--seeds", "2", "--jobs", "1")
 
 
+def test_what_gives_no_answer_says_why(folder: Path, tmp_path: Path) -> None:
+    rows = table()
+    rows[rows["workload"] == "one"].to_csv(tmp_path / "one.csv", index=False)
+    alone = (str(tmp_path / "one.csv"), *SMALL[1:], "--strategies", "selecta", "--format", "json")
+    done = run(*alone, cwd=folder)
+    assert done.returncode == 0, done.stderr
+    notes = json.loads(done.stdout)["notes"]
+    (said,) = (note for note in notes if note.startswith("selecta"))
+    assert said.startswith("selecta recommends nothing in 2 of 2 episodes; of one: this strategy reads runs of other")
+    assert f"note: {said}" in done.stderr
+    assert not [note for note in notes if note.startswith("random")]
+
+
 def test_a_table_on_stdout_and_what_was_written_on_stderr(folder: Path, tmp_path: Path) -> None:
     done = run(*SMALL, "--out", str(tmp_path / "r.csv"), "--plots", str(tmp_path / "plots"), cwd=folder)
     assert done.returncode == 0

@@ -102,7 +102,7 @@ def evaluate(
 
     Example: recommender evaluate runs.csv --candidates candidates.csv --strategies random --seeds 5 --out results.csv
     """
-    from recommender.evaluation import plan, run
+    from recommender.evaluation import plan, run, unanswered
     from recommender.pricing import parse_purchase
     from recommender.report.evaluation import as_csv, as_json, as_text
 
@@ -148,8 +148,11 @@ def evaluate(
         kept = f"finished episodes are in {out}.partial; the same command goes on from there"
         typer.echo(f"interrupted; {kept if out else 'nothing is kept without --out'}", err=True)
         raise typer.Exit(130) from None
+    missing = unanswered(planned, results)
+    for note in missing:
+        typer.echo(f"note: {note}", err=True)
     if form is Format.JSON:
-        typer.echo(as_json(results, planned.notes), nl=False)
+        typer.echo(as_json(results, (*planned.notes, *missing)), nl=False)
     else:
         typer.echo(as_csv(results) if form is Format.CSV else as_text(results), nl=False)
     if plots is not None:
