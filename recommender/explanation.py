@@ -16,6 +16,7 @@ from recommender.candidates import Candidates
 from recommender.errors import InfeasibleError, InputError, InsufficientEvidenceError, UnknownNameError, did_you_mean
 from recommender.inputs import scale_column
 from recommender.models import MEASURED, PerformanceModel, Prediction
+from recommender.models.conformal import Progress
 from recommender.problem import Problem
 from recommender.ranking import rank
 from recommender.recommendation import Recommendation, Row
@@ -100,12 +101,14 @@ def explain(
     node_count: int | None = None,
     strategy_name: str = "auto",
     calibrate: bool = False,
+    progress: Progress | None = None,
 ) -> Explanation:
     """Explain the prediction of one candidate; its spread is scaled until it holds on the archive's workloads where
     `calibrate`.
 
     The candidate is named by its type and node count (default: 1), the first of several that differ in parameters alone,
-    or by its label, as answers print it (`m5.2xlarge x4`); a node count that is given goes before the label's.
+    or by its label, as answers print it (`m5.2xlarge x4`); a node count that is given goes before the label's. `progress` is called
+    with how many points, or workloads where `calibrate`, were left out, and of how many.
 
     Raises
     ------
@@ -124,7 +127,7 @@ def explain(
             f"strategy {strategy_name!r} is not one model whose prediction could be explained; name another"
         )
     median = chosen.model  # of which the points left out in turn are asked: calibration leaves it alone
-    chosen = calibrated(chosen) if calibrate else chosen
+    chosen = calibrated(chosen, progress=progress) if calibrate else chosen
     known_of = chosen.evidence(problem, runs)
     problem, runs = known_of.problem, known_of.now
     i = _row_of(problem, instance_type, node_count)
@@ -135,7 +138,8 @@ def explain(
     except InfeasibleError:
         best = None
     known = bool(np.isfinite(prediction.log_runtime[i]))
-    supports, points = _supports(problem, runs, median, i, float(prediction.log_runtime[i])) if known else ((), 0)
+    at = float(prediction.log_runtime[i])
+    supports, points = _supports(problem, runs, median, i, at, progress) if known else ((), 0)
     return Explanation(
         strategy=chosen.name,
         why=chosen.why,
@@ -213,7 +217,7 @@ def _ranked_alone(problem: Problem, prediction: Prediction, i: int, chosen: Mode
 
 
 def _supports(
-    problem: Problem, runs: Runs, model: PerformanceModel, i: int, log_runtime: float
+    problem: Problem, runs: Runs, model: PerformanceModel, i: int, log_runtime: float, progress: Progress | None
 ) -> tuple[tuple[Support, ...], int]:
     """The points nearest to what is asked, each left out in turn; the most influential first; and how many there are."""
     frame = runs.completed
@@ -234,7 +238,9 @@ def _supports(
     done = runs.frame["status"].to_numpy(object) == "completed"
     at = dict(zip(key, every[done], strict=True))
     found = []
-    for point in nearest:
+    for done_points, point in enumerate(nearest):
+        if progress is not None:
+            progress(done_points, len(nearest))
         mine = key == point
         left = Runs(runs.frame[~((every == at[point]) & done)].reset_index(drop=True))
         try:

@@ -16,7 +16,7 @@ from recommender.composition import ModelBased, Strategy
 from recommender.errors import InputError, RecommenderError, UnknownNameError, did_you_mean
 from recommender.models.bagging import RandomTrees
 from recommender.models.c3o import C3O
-from recommender.models.conformal import Conformal
+from recommender.models.conformal import Conformal, Progress
 from recommender.models.ernest import Ernest
 from recommender.models.factorisation import selecta
 from recommender.models.gaussian_process import GaussianProcess
@@ -54,8 +54,9 @@ def auto() -> Auto:
     return Auto(strategy)
 
 
-def calibrated(chosen: Strategy) -> ModelBased:
-    """The same strategy with its spread scaled until the archive's workloads, left out in turn, are covered.
+def calibrated(chosen: Strategy, *, progress: Progress | None = None) -> ModelBased:
+    """The same strategy with its spread scaled until the archive's workloads, left out in turn, are covered; `progress`
+    is called with how many were.
 
     Raises
     ------
@@ -64,7 +65,7 @@ def calibrated(chosen: Strategy) -> ModelBased:
     """
     if not isinstance(chosen, ModelBased):
         raise InputError("only a strategy with one model can be calibrated: name one, such as --strategy ernest")
-    return replace(chosen, model=Conformal(chosen.model))
+    return replace(chosen, model=Conformal(chosen.model, progress=progress))
 
 
 def trees() -> ModelBased:

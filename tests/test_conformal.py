@@ -162,6 +162,12 @@ class TestTheWrapper:
         assert unmeasured
         assert all(widths[1][k] > widths[0][k] for k in unmeasured)
 
+    def test_its_progress_counts_the_workloads_left_out(self) -> None:
+        problem, runs, _ = ask(archive(6), "w000")
+        counted: list[tuple[int, int]] = []
+        calibrated(strategy("column-mean"), progress=lambda *of: counted.append(of)).recommend(problem, runs)
+        assert counted == [(k, 5) for k in range(1, 6)]
+
     def test_a_strategy_without_one_model_is_refused(self) -> None:
         with pytest.raises(InputError, match="name one"):
             calibrated(strategy("auto"))

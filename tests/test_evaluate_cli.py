@@ -17,7 +17,7 @@ import pandas as pd
 import pytest
 from replay_table import CANDIDATES, table
 
-from recommender.commands import evaluate as module
+from recommender.commands import progress as module
 from recommender.datasets import fetch_dataset
 from recommender.replay import COLUMNS
 from recommender.runs import Runs, write_runs
@@ -150,7 +150,7 @@ def test_a_bar_is_drawn_only_for_what_takes_long(
     monkeypatch.setenv("FORCE_COLOR", "1")  # a terminal
     for quiet_s, drawn in ((1e9, False), (-1.0, True)):
         monkeypatch.setattr(module, "QUIET_S", quiet_s)
-        with module._Bar() as bar:
+        with module.Bar("episodes") as bar:
             bar.update(3, 12)
         shown = capsys.readouterr()
         assert shown.out == ""

@@ -93,6 +93,19 @@ def test_leaving_out_a_point_is_what_it_says() -> None:
     assert all(abs(s.change or 0) <= abs(top.change) for s in found.supports)
 
 
+def test_progress_counts_the_points_left_out() -> None:
+    problem, runs = ask()
+    counted: list[tuple[int, int]] = []
+    explain(
+        problem,
+        runs,
+        instance_type="box",
+        strategy_name="ernest",
+        progress=lambda done, total: counted.append((done, total)),
+    )
+    assert counted == [(k, 12) for k in range(12)]
+
+
 def test_with_three_points_every_one_is_needed() -> None:
     runs = frame().iloc[[0, 5, 10]].reset_index(drop=True)
     problem, mine = ask(runs)

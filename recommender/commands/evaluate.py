@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import sys
-import time
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
@@ -20,10 +18,9 @@ from recommender.commands.options import (
     RunsPlanned,
     words,
 )
+from recommender.commands.progress import Bar
 from recommender.errors import InputError
 
-QUIET_S = 2.0
-"""Work that takes no longer is not worth a progress bar."""
 PARALLEL, OUTPUT = "How it is computed", "What comes out"
 
 
@@ -134,7 +131,7 @@ def evaluate(
     for note in planned.notes:
         typer.echo(f"note: {note}", err=True)
     try:
-        with _Bar() as bar:
+        with Bar("episodes") as bar:
             results = run(
                 planned,
                 jobs=jobs,
@@ -142,7 +139,7 @@ def evaluate(
                 dask_address=dask_address,
                 out=out,
                 restart=restart,
-                progress=bar.update if sys.stderr.isatty() else None,
+                progress=bar.progress,
             )
     except KeyboardInterrupt:
         kept = f"finished episodes are in {out}.partial; the same command goes on from there"
@@ -162,30 +159,3 @@ def evaluate(
             typer.echo(f"wrote {path}", err=True)
     if out is not None:
         typer.echo(f"wrote {out}", err=True)
-
-
-class _Bar:
-    """A progress bar on stderr, once the work has taken longer than `QUIET_S`."""
-
-    def __init__(self) -> None:
-        from rich.console import Console
-        from rich.progress import MofNCompleteColumn, Progress
-
-        columns = (*Progress.get_default_columns(), MofNCompleteColumn())
-        self._progress = Progress(*columns, console=Console(stderr=True), transient=True)
-        self._task = self._progress.add_task("episodes", total=None)
-        self._started, self._shown = time.monotonic(), False
-
-    def __enter__(self) -> _Bar:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        if self._shown:
-            self._progress.stop()
-
-    def update(self, done: int, total: int) -> None:
-        """Show `done` of `total` episodes."""
-        if not self._shown and time.monotonic() - self._started > QUIET_S:
-            self._progress.start()
-            self._shown = True
-        self._progress.update(self._task, completed=done, total=total)

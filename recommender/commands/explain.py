@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from recommender.commands.options import Asked, Calibrate, StrategyName, asks
+from recommender.commands.progress import Bar
 
 
 class Form(StrEnum):
@@ -39,9 +40,16 @@ def explain(
     from recommender.report.explanations import explanation_as_text
 
     problem, runs = asked.build()
-    found = explained(
-        problem, runs, instance_type=candidate, node_count=nodes, strategy_name=strategy, calibrate=calibrate
-    )
+    with Bar("left out in turn") as bar:
+        found = explained(
+            problem,
+            runs,
+            instance_type=candidate,
+            node_count=nodes,
+            strategy_name=strategy,
+            calibrate=calibrate,
+            progress=bar.progress,
+        )
     if form is Form.JSON:
         typer.echo(json.dumps(found.to_dict(), indent=2, allow_nan=False, ensure_ascii=False))
     else:

@@ -10,12 +10,17 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from recommender.commands.options import Asked, Calibrate, Format, FormatOption, StrategyName, WhatIf, asks
+from recommender.commands.progress import Bar
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from recommender.problem import Problem
     from recommender.recommendation import Recommendation
+
+
+LEFT_OUT = "workloads left out"
+"""What calibration counts."""
 
 
 class DesignCriterion(StrEnum):
@@ -61,11 +66,12 @@ def recommend(
     from recommender.strategies import calibrated
     from recommender.strategies import strategy as named
 
-    chosen = calibrated(named(strategy)) if calibrate else named(strategy)
-    problem, runs = asked.build()
-    answer = chosen.recommend(problem, runs)
-    if what_if:
-        answer = other_prices(answer, problem, what_if, lambda other: chosen.recommend(other, runs))
+    with Bar(LEFT_OUT) as bar:
+        chosen = calibrated(named(strategy), progress=bar.progress) if calibrate else named(strategy)
+        problem, runs = asked.build()
+        answer = chosen.recommend(problem, runs)
+        if what_if:
+            answer = other_prices(answer, problem, what_if, lambda other: chosen.recommend(other, runs))
     if form is Format.CSV:
         for warning in answer.warnings:
             typer.echo(f"note: {warning}", err=True)
@@ -102,9 +108,11 @@ def suggest(
     from recommender.strategies import strategy as named
 
     problem, runs = asked.build()
-    chosen = calibrated(named(strategy)) if calibrate else named(strategy)
-    next_runs = batch(chosen, problem, runs, count)
-    for said in chosen.remarks(problem, runs) if isinstance(chosen, ModelBased | Auto) else ():
+    with Bar(LEFT_OUT) as bar:
+        chosen = calibrated(named(strategy), progress=bar.progress) if calibrate else named(strategy)
+        next_runs = batch(chosen, problem, runs, count)
+        remarks = chosen.remarks(problem, runs) if isinstance(chosen, ModelBased | Auto) else ()
+    for said in remarks:
         typer.echo(f"note: {said}", err=True)
     if form is Format.JSON:
         typer.echo(json.dumps([run.to_dict() for run in next_runs], indent=2))

@@ -14,8 +14,8 @@ score is then raised by t_G(1 − α/2)/z, which is our choice. σ times the fac
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -27,6 +27,9 @@ from recommender.inputs import scale_column
 from recommender.models import MEASURED, Array, PerformanceModel, Prediction, configuration_rows, measured
 from recommender.problem import Problem
 from recommender.runs import Runs
+
+Progress = Callable[[int, int], None]
+"""Called with how much is done, and of how much."""
 
 LEVEL = 0.9
 """Coverage that is calibrated: that of the central interval in which a run ends with this probability."""
@@ -84,6 +87,8 @@ class Conformal:
 
     model: PerformanceModel
     level: float = LEVEL
+    progress: Progress | None = field(default=None, repr=False, compare=False)
+    """Called with the number of workloads asked about, and of all of them."""
 
     def predict(self, problem: Problem, runs: Runs) -> Prediction:
         """The model's prediction with a calibrated spread; measured configurations keep theirs.
@@ -92,7 +97,7 @@ class Conformal:
         configurations and relative inputs, where it has them. Raises what the model raises.
         """
         prediction = self.model.predict(problem, runs)
-        found = calibrate(self.model, problem, runs, self.level)
+        found = calibrate(self.model, problem, runs, self.level, progress=self.progress)
         if not found.groups:
             nothing = (
                 "nothing to calibrate on: intervals are the model's own (--archive FILE with runs of other workloads)"
@@ -114,7 +119,14 @@ class Conformal:
         )
 
 
-def calibrate(model: PerformanceModel, problem: Problem, runs: Runs, level: float = LEVEL) -> Calibration:
+def calibrate(
+    model: PerformanceModel,
+    problem: Problem,
+    runs: Runs,
+    level: float = LEVEL,
+    *,
+    progress: Progress | None = None,
+) -> Calibration:
     """Scores of the archive's workloads, each predicted from runs of its own like those of the workload asked about."""
     half = float(ndtri(0.5 + level / 2))
     nothing = Calibration(1.0, 0, 0, float("nan"))
@@ -126,6 +138,8 @@ def calibrate(model: PerformanceModel, problem: Problem, runs: Runs, level: floa
     scores, groups = [], []
     for k, name in enumerate(names):
         own = held_out_scores(model, problem, name, here)
+        if progress is not None:
+            progress(k + 1, len(names))
         if len(own) >= FEWEST_SCORES:
             scores.append(own)
             groups.append(np.full(len(own), k))
