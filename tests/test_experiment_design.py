@@ -260,6 +260,14 @@ class TestThePlan:
         one, s = np.ones_like(m), 0.01 * m
         assert _error(terms(one, m), [terms(s, m)], 0.05, (s, m, one, m), (one, m, one, m)) is None
 
+    def test_every_input_to_run_at_is_named(self) -> None:
+        frame = runs_frame(list(itertools.product((0.1, 0.2), (1, 2, 4)))).assign(**{"input.k": 3.0})
+        found = plan(*ask(frame), budget_s=5000.0)
+        assert {e.inputs["input.k"] for e in found.experiments} == {3.0}
+        assert len({e.inputs["input.scale"] for e in found.experiments}) > 1
+        assert ", k=3" in design_as_text(found)
+        assert {e["inputs"]["k"] for e in found.to_dict()["experiments"]} == {3.0}
+
     def test_what_was_run_is_not_proposed_again(self) -> None:
         problem, runs = ask(runs_frame([(1 / 32, n) for n in NODES] + [(1 / 16, n) for n in NODES]))
         found = plan(problem, runs, budget_s=1e5)

@@ -41,7 +41,7 @@ class Experiment(NextRun):
     """One small run to make."""
 
     inputs: Mapping[str, float]
-    """The input to run it at; empty where the runs name none."""
+    """The input to run it at: a share of the scale, the others as asked about; empty where the runs name none."""
 
     def to_dict(self) -> dict[str, Any]:
         """Return the run in the JSON contract's shape, with its inputs."""
@@ -163,7 +163,7 @@ def plan(
                 why=f"{s[j] / full:.3g} of the input" if column else "at the full input",
                 expected_runtime_s=float(seconds[j]),
                 expected_cost_usd=float(usd[j]) if np.isfinite(usd[j]) else None,
-                inputs={column: float(s[j])} if column else {},
+                inputs={**problem.inputs, column: float(s[j])} if column else {},
                 **vars(problem.candidates.configuration(int(rows[at[j]]))),
             )
             for j in order
