@@ -18,9 +18,9 @@ import numpy.typing as npt
 import pandas as pd
 
 from recommender.errors import InputError, InsufficientEvidenceError, UnknownNameError, did_you_mean
-from recommender.models.archive import CONTRADICTION, Archived, archived, listed, unit_near
+from recommender.models import configuration_rows
+from recommender.models.archive import CONTRADICTION, NOTHING_LEFT, Archived, archived, listed, unit_near
 from recommender.models.unusual import FEWEST, MAD
-from recommender.models.yardsticks import archive_cells
 from recommender.problem import Problem, build_problem
 from recommender.runs import Runs, read_runs
 from recommender.table_files import locked, replace_table, write_table
@@ -165,7 +165,7 @@ class Archives:
                 new = pd.concat(parts, ignore_index=True)
             made = _split(read_table(new, SCHEMA, name=f"archive {name}"), name)
             _, unusable = _looked_through(made.runs)
-            if unusable:
+            if unusable.startswith(NOTHING_LEFT):
                 raise InputError(
                     f"{source} was not added to archive {name}, which would be of no use ({unusable}); are both in seconds, and "
                     "of the same jobs? Mend the table, add it under another name, or see: recommender archive remove"
@@ -292,10 +292,11 @@ def check(archive: Archive) -> Report:
         names = looked.cells.names[looked.cells.workload]
         problems += [*_units(looked), *_usual(archive.runs), *_repetitions(archive.runs)]
     elif unusable:
-        cells = archive_cells(_of_all(archive.runs))
-        y, names = cells.log_runtime, cells.names[cells.workload]
-        problems.append(f"{unusable}; recommender archive remove takes a source or a workload out")
-        problems += _usual(archive.runs)
+        done = archive.runs.completed
+        row, log_t = configuration_rows(_of_all(archive.runs), done), np.log(done["runtime_s"])
+        table = pd.pivot_table(done.assign(row=row, log_t=log_t), "log_t", "workload", "row")
+        y, names = table.reindex(columns=range(len(recorded))).to_numpy(float), table.index.to_numpy(object)
+        problems += [f"{unusable}; recommender archive remove takes runs out", *_usual(archive.runs)]
     else:
         y, names = np.full((1, len(recorded)), np.nan), np.array([], dtype=object)
         problems.append("no run completed: nothing can be learnt from it")

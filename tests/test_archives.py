@@ -234,6 +234,12 @@ class TestChecking:
         assert found.problems[0].startswith("nothing believable is left of the archive")
         assert "recommender archive remove" in found.problems[0]
 
+    def test_an_archive_in_which_nothing_can_be_compared_is_kept_and_said(self, store: Path, tmp_path: Path) -> None:
+        frame = planted(workloads=3).iloc[: len(POOL)]
+        frame = frame.assign(**{"input.size_gib": np.arange(1.0, len(POOL) + 1)})
+        archive = Archives().add("jobs", saved(tmp_path / "runs.csv", frame))
+        assert any("cannot be told apart" in sentence for sentence in check(archive).problems)
+
     def test_lumos_is_what_is_known_of_it(self, store: Path, tmp_path: Path, mirror: Path) -> None:
         data = fetch_dataset("lumos", mirror=mirror)
         found = check(Archives().add("lumos", data.files["runs"]))
