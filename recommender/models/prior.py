@@ -340,7 +340,7 @@ def _odd(problem: Problem, laws: Laws, evidence: Evidence) -> tuple[float, str]:
     """
     if len(evidence.rows) < FEWEST_ODD or problem.candidates.params:
         return 0.0, ""
-    rest = evidence.value - laws.mean()[evidence.rows]
+    rest = evidence.value - laws.at(evidence.rows).mean(axis=0)
     far = np.array([r - np.median(np.delete(rest, k)) for k, r in enumerate(rest)])
     k = int(np.abs(far).argmax())
     if abs(far[k]) < ODD:
