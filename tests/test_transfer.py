@@ -242,3 +242,30 @@ def test_the_benchmark_says_less_than_once_where_a_source_never_pays(monkeypatch
     monkeypatch.syspath_prepend(str(Path(__file__).parents[1] / "tools"))
     text = importlib.import_module("bench_transfer").factor_text
     assert [text(f) for f in (0.0, 1.0, 2.5)] == ["< 1 x", "1.0 x", "2.5 x"]
+
+
+def test_what_the_archive_was_only_ever_stopped_on_is_not_fast() -> None:
+    rng = np.random.default_rng(0)
+    kinds = [f"t{i}" for i in range(6)]
+    pool = pd.DataFrame(
+        {
+            "instance_type": kinds,
+            "node_count": 1,
+            "usd_per_hour": 0.1,
+            "vcpus": [2, 4, 8, 2, 4, 8],
+            "memory_gib": [4.0, 8.0, 16.0, 32.0, 64.0, 128.0],
+        }
+    )
+    rows = [
+        (f"w{u}", kind, 1, 2000.0, "timed_out")
+        if kind == "t2" and u
+        else (f"w{u}", kind, 1, seconds * np.exp(0.02 * rng.normal()), "completed")
+        for u in range(10)
+        for kind, seconds in zip(kinds, (200.0, 150.0, 100.0, 190.0, 140.0, 110.0), strict=True)
+    ]
+    archive = pd.DataFrame(rows, columns=["workload", "instance_type", "node_count", "runtime_s", "status"])
+    mine = pd.DataFrame({"workload": "new", "instance_type": ["t1"], "node_count": 1, "runtime_s": 150.0})
+    problem, runs = build_problem(mine, workload="new", archive=[archive], candidates=pool, objective="runtime")
+    found = Transfer().predict(problem, runs)
+    assert np.exp(found.log_runtime[2]) > 500.0, "nine of ten were stopped at 2,000 s, one took 100 s"
+    assert np.exp(found.log_runtime[5]) < 200.0

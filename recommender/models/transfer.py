@@ -18,7 +18,7 @@ source could not learn because they were constant there (x_n) with weights ~ N(0
 τ and σ are those under which workloads that the network did not see, and the target's runs, are most likely. The spread is
 multiplied with √((ν + eᵀ(K + σ²)⁻¹e)/(ν + k − 1)): runs that fit worse (better) than that do widen (narrow) it.
 
-Moradi et al. (IM 2019): source network, frozen lower layers, last layer re-trained on few target samples, compared with
+Runs of the archive that were only ever stopped count as that long at least. Moradi et al. (IM 2019): source network, frozen lower layers, last layer re-trained on few target samples, compared with
 training from scratch on as many. Our choices: the levels, the Bayesian last layer and with it the spread, x beside h, and
 the average of MEMBERS networks from different starts, each judged by a twin that is kept from a part of the workloads.
 """
@@ -65,6 +65,8 @@ LEVEL_VARIANCE = 100.0
 """V: nothing is known of a workload's level before its first run."""
 PRIOR_DOF = 4.0
 """ν."""
+SWEEPS = 10
+"""Fits of the linear model in which stopped runs are raised to what it makes of them."""
 MOST_POINTS, MOST_OF_ONE = 10_000, 60
 """Source points that are learnt from, and of one workload that judge τ and σ; evenly over more."""
 
@@ -198,15 +200,17 @@ def logarithm(values: Array) -> Array:
     return np.where(values > 0, np.log(np.maximum(values, 1e-300)), values)
 
 
-def points(problem: Problem, runs: Runs, inputs: tuple[str, ...]) -> Points:
-    """The completed runs of candidates, repetitions averaged."""
-    frame = runs.completed
+def points(problem: Problem, runs: Runs, inputs: tuple[str, ...], *, stopped: bool = False) -> Points:
+    """The completed runs of candidates, repetitions averaged; or the longest limit of what was only ever stopped at one."""
+    frame = runs.frame[runs.frame["status"] == "timed_out"] if stopped else runs.completed
     row = configuration_rows(problem, frame)
     frame, row = frame[row >= 0], row[row >= 0]
     columns = {c: logarithm(frame[c].to_numpy(float)) if c in frame else np.full(len(frame), np.nan) for c in inputs}
     table = pd.DataFrame({"workload": frame["workload"].to_numpy(object), "row": row, **columns})
     table["y"] = np.log(frame["runtime_s"].to_numpy(float))
-    found = table.groupby(["workload", "row", *inputs], dropna=False, sort=True)["y"].mean().reset_index()
+    key = ["workload", "row", *inputs]
+    by = table.groupby(key, dropna=False, sort=True)["y"]
+    found = (by.max() if stopped else by.mean()).reset_index()
     rows = found["row"].to_numpy(np.intp)
     x = np.column_stack([hardware(problem)[rows], *(found[c].to_numpy(float) for c in inputs)])
     return Points(x, found["y"].to_numpy(float), found["workload"].to_numpy(object))
@@ -244,6 +248,10 @@ def teach(problem: Problem, inputs: tuple[str, ...]) -> Source:
         level, _ = levels(x, y, u)
     else:
         y = p.y
+    q = points(problem, problem.archive, inputs, stopped=True)
+    if len(q.y):
+        at = Points(np.nan_to_num((q.x - centre) / deviation), q.y, q.workload)
+        x, u, y, level = _with_stopped(at, Points(x, y, names[u]), u, names)
     rng = np.random.default_rng(problem.seed)
     part = rng.permutation(len(names)) % min(MEMBERS, len(names))
     seeds, members = rng.integers(2**31, size=MEMBERS), []
@@ -265,6 +273,20 @@ def teach(problem: Problem, inputs: tuple[str, ...]) -> Source:
         workloads=len(names),
         warnings=said,
     )
+
+
+def _with_stopped(q: Points, p: Points, u: Rows, names: npt.NDArray[np.str_]) -> tuple[Array, Rows, Array, Array]:
+    """(x, u, y, level) of points p, and of q that were only ever stopped: at their limit, or the linear model's where it is more."""
+    row = {name: i for i, name in enumerate(names)}
+    have = {(n, tuple(v)) for n, v in zip(names[u], np.round(p.x, 9).tolist(), strict=True)}
+    each = zip(q.workload.astype(str), np.round(q.x, 9).tolist(), strict=True)
+    new = [k for k, (name, v) in enumerate(each) if name in row and (name, tuple(v)) not in have]
+    bound, among = q.y[new], np.array([row[str(q.workload[k])] for k in new], dtype=np.intp)
+    x, u, z = np.vstack([p.x, q.x[new]]), np.concatenate([u, among]), bound
+    for _ in range(SWEEPS):
+        level, off = levels(x, np.concatenate([p.y, z]), u)
+        z = np.maximum(bound, z - off[len(p.y) :])
+    return x, u, np.concatenate([p.y, z]), level
 
 
 def levels(x: Array, y: Array, u: Rows) -> tuple[Array, Array]:
