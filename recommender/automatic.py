@@ -79,18 +79,20 @@ class Auto:
     """Strategy by name."""
     arms: tuple[str, ...] = ARMS
 
-    @single_threaded
     def choose(self, problem: Problem, runs: Runs) -> Choice:
         """Return the strategy's name and the reason, by the table above."""
         known = evidence(problem, runs, adapts=True)
-        problem, runs = known.problem, known.now
+        return self._choose(known.problem, known.now)
+
+    @single_threaded
+    def _choose(self, problem: Problem, runs: Runs) -> Choice:
         choice = self._by_evidence(problem, runs)
         return choice if choice.measures != "prior" or not _archive(problem) else self._weighed(problem, runs, choice)
 
     def recommend(self, problem: Problem, runs: Runs) -> Recommendation:
         """Return the chosen strategy's answer, which says that it was chosen and why."""
         known = evidence(problem, runs, adapts=True)
-        choice = self.choose(known.problem, known.runs)
+        choice = self._choose(known.problem, known.now)
         answer = self.adapting(choice.name).recommend(known.problem, known.runs)
         if choice.measures != choice.name:
             wanted = self._next(known.problem, known.runs, choice, None)

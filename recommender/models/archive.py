@@ -59,9 +59,7 @@ def kept(problem: Problem, key: Hashable, make: Callable[[], Kept]) -> Kept:
     place = (id(table), key)
     found = shelf.get(place)
     if found is None or found[0]() is not table:
-        for old in [
-            key for key, (held, _) in shelf.items() if held() is None
-        ]:  # candidates that nobody asks about any more
+        for old in [key for key, (held, _) in shelf.items() if held() is None]:  # nobody asks about those any more
             del shelf[old]
         found = shelf[place] = (weakref.ref(table), make())
     return cast("Kept", found[1])
@@ -193,7 +191,7 @@ def _left(problem: Problem, a: Archived) -> Runs:
     """The archive's runs but those left out; none at all of a workload of which nothing on the candidates is left."""
     assert problem.archive is not None
     frame, n = problem.archive.frame, len(a.cells.names)
-    there, row, context = _contexts(problem)
+    there, row, context = comparable_runs(problem)
     out = a.out[context, row]
     of = a.cells.workload[context]
     gone = a.cells.names[(np.bincount(of, minlength=n) > 0) & (np.bincount(of[~out], minlength=n) == 0)]
@@ -274,28 +272,26 @@ def _look_through(problem: Problem, cells: ArchiveCells) -> Archived:
 
 def _without(problem: Problem, cells: ArchiveCells, out: npt.NDArray[np.bool_]) -> ArchiveCells:
     """The cells with no run of the cells `out` counted: what is not believed says nothing of completing either."""
-    frame, row, context = _contexts(problem)
+    frame, row, context = comparable_runs(problem)
     lost, done = out[context, row], (frame["status"] == "completed").to_numpy()
     count = partial(np.bincount, minlength=len(cells.runs))
     return replace(cells, completed=cells.completed - count(row[lost & done]), runs=cells.runs - count(row[lost]))
 
 
-def _completed(
-    problem: Problem, cells: ArchiveCells
-) -> tuple[pd.DataFrame, npt.NDArray[np.intp], npt.NDArray[np.intp]]:
+def _completed(problem: Problem) -> tuple[pd.DataFrame, npt.NDArray[np.intp], npt.NDArray[np.intp]]:
     """Completed runs of candidates, their configurations and contexts."""
-    frame, row, context = _contexts(problem)
+    frame, row, context = comparable_runs(problem)
     done = (frame["status"] == "completed").to_numpy()
     return frame[done], row[done], context[done]
 
 
-def _contexts(problem: Problem) -> tuple[pd.DataFrame, npt.NDArray[np.intp], npt.NDArray[np.intp]]:
+def comparable_runs(problem: Problem) -> tuple[pd.DataFrame, npt.NDArray[np.intp], npt.NDArray[np.intp]]:
     """Comparable runs of candidates, their configurations and their contexts as `archive_cells` numbers them."""
-    return contexts(problem)[:3]
+    return kept(problem, "contexts", lambda: contexts(problem)[:3])
 
 
 def _contradictions(problem: Problem, cells: ArchiveCells, columns: npt.NDArray[np.intp]) -> npt.NDArray[np.bool_]:
-    frame, row, context = _completed(problem, cells)
+    frame, row, context = _completed(problem)
     row, shape = np.searchsorted(columns, row), (len(cells.workload), len(columns))
     low, high = np.full(shape, np.inf), np.full(shape, -np.inf)
     log_t = np.log(frame["runtime_s"].to_numpy(float))
@@ -312,7 +308,7 @@ def _left_out(names: npt.NDArray[np.object_]) -> str:
 def _inputs(problem: Problem, cells: ArchiveCells) -> Array:
     """Input of each context, (contexts, inputs): of several that of most configurations, the largest among equals."""
     assert problem.archive is not None
-    names, (frame, row, context) = problem.archive.inputs, _completed(problem, cells)
+    names, (frame, row, context) = problem.archive.inputs, _completed(problem)
     found = np.full((len(cells.workload), len(names)), np.nan)
     if names:
         ran = frame[names].assign(_context=context, _row=row).drop_duplicates()
@@ -328,7 +324,7 @@ def _counters(
     problem: Problem, cells: ArchiveCells, place: npt.NDArray[np.intp], columns: npt.NDArray[np.intp]
 ) -> Counters:
     n = len(columns)
-    frame, row, context = _completed(problem, cells)
+    frame, row, context = _completed(problem)
     use = (place[context] >= 0) & np.isin(row, columns)
     frame, row, context = frame[use], np.searchsorted(columns, row[use]), place[context[use]]
     names = tuple(sorted(c for c in map(str, frame) if c.startswith("metric.") and frame[c].notna().any()))

@@ -156,15 +156,18 @@ def held_out(fitter: Fitter, table: Table, group: npt.NDArray[np.intp]) -> Array
     error = np.empty(len(table.y))
     for f in np.unique(fold):
         out = fold == f
-        error[out] = fitter(table.take(~out))(table.take(out)) - table.y[out]
-    return np.clip(error, -MOST_ERROR, MOST_ERROR)
+        error[out] = _without(fitter, table, out)
+    return error
 
 
-def beyond(fitter: Fitter, table: Table, left: npt.NDArray[np.bool_]) -> Array:
-    """e of the points `left`, predicted from the others; empty where those are too few. Clipped as in `held_out`."""
-    if (~left).sum() < MINIMUM_POINTS or not left.any():
-        return np.empty(0)
-    error = fitter(table.take(~left))(table.take(left)) - table.y[left]
+def at_edge(fitter: Fitter, table: Table, out: npt.NDArray[np.bool_]) -> Array:
+    """e of the points `out`, all left out at once; empty where the others are too few."""
+    return _without(fitter, table, out) if (~out).sum() >= MINIMUM_POINTS and out.any() else np.empty(0)
+
+
+def _without(fitter: Fitter, table: Table, out: npt.NDArray[np.bool_]) -> Array:
+    """e of the points `out`, predicted from the others."""
+    error = fitter(table.take(~out))(table.take(out)) - table.y[out]
     return np.asarray(np.clip(error, -MOST_ERROR, MOST_ERROR))
 
 
@@ -208,7 +211,7 @@ def choose(
     left = (np.arange(len(table.y)) if group is None else group)[~stopped]
     names = [n for n in MODELS if "boosting" not in n or len(done.y) >= BOOSTED_POINTS]
     errors = {name: held_out(MODELS[name], done, left) for name in names}
-    outer = {name: [beyond(MODELS[name], done, e.left[~stopped]) for e in edges] for name in names}
+    outer = {name: [at_edge(MODELS[name], done, e.left[~stopped]) for e in edges] for name in names}
     told = [k for k, e in enumerate(edges) if e.varies and (e.beyond > 0).all() and len(outer[names[0]][k])]
     judged = {n: np.concatenate([outer[n][k] for k in told]) for n in names} if told else errors
     best = min(names, key=lambda name: (round(float(np.mean(np.abs(judged[name]))), 9), names.index(name)))

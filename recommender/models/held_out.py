@@ -21,8 +21,7 @@ import numpy.typing as npt
 import pandas as pd
 
 from recommender.models import Array, PerformanceModel, configuration_rows, measured
-from recommender.models.archive import Archived, archived, kept
-from recommender.models.contexts import contexts
+from recommender.models.archive import Archived, archived, comparable_runs, kept
 from recommender.models.fold_in import FEWEST_WORKLOADS, Average, Factorised, Fit, Folded, Gaussian
 from recommender.pricing import price_option
 from recommender.problem import Problem
@@ -244,7 +243,7 @@ def held_out_regret(
     a, price, rows = archived(problem), log_price(problem), []
     pool = problem.archive
     assert pool is not None
-    there, _, of = contexts(problem)[:3]
+    there, _, of = comparable_runs(problem)
     inputs, every = pool.inputs, [(part, u) for part in folds(problem) for u in range(len(part.test.y))]
     use = np.linspace(0, len(every) - 1, min(most or len(every), len(every))).astype(int)
     wanted = {every[i] for i in use}
