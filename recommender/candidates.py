@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 import numpy as np
+import numpy.typing as npt
 import pandas as pd
 
 from recommender.errors import InputError
@@ -68,9 +69,23 @@ class Candidates:
         return ["instance_type", "node_count", *self.params]
 
     @cached_property
-    def key_index(self) -> pd.MultiIndex:
-        """Index of the configurations by `key_columns`, made comparable; kept, since every question looks runs up in it."""
-        return pd.MultiIndex.from_frame(comparable(self.configurations[self.key_columns]))
+    def _numbered(self) -> tuple[tuple[pd.Index, ...], pd.Index]:
+        """The values of each key column, and the configurations' numbers by them; kept: every question looks runs up."""
+        number, values = np.zeros(len(self.configurations), dtype=np.int64), []
+        for name in self.key_columns:
+            code, found = pd.factorize(comparable(self.configurations[name]).to_numpy(), use_na_sentinel=False)
+            number = number * len(found) + code
+            values.append(pd.Index(found))
+        return tuple(values), pd.Index(number)
+
+    def rows(self, keys: pd.DataFrame) -> npt.NDArray[np.intp]:
+        """Row of the configuration that has each row of `keys` (`key_columns`), -1 where none has."""
+        values, numbers = self._numbered
+        number, known = np.zeros(len(keys), dtype=np.int64), np.ones(len(keys), dtype=bool)
+        for name, found in zip(self.key_columns, values, strict=True):
+            code = found.get_indexer(pd.Index(comparable(keys[name]).to_numpy()))
+            number, known = number * len(found) + code, known & (code >= 0)
+        return np.where(known, numbers.get_indexer(pd.Index(number)), -1)
 
     def configuration(self, row: int) -> Configuration:
         """One configuration, as plain values."""
@@ -89,7 +104,7 @@ def _plain(value: object) -> object:
     return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
-def comparable(keys: pd.DataFrame) -> pd.DataFrame:
+def comparable(keys: pd.Series) -> pd.Series:
     """Keys that are equal where their values are: one table may hold 32 as a number, the other as text beside `auto`."""
 
     def plain(value: object) -> object:
@@ -98,8 +113,9 @@ def comparable(keys: pd.DataFrame) -> pd.DataFrame:
         except (TypeError, ValueError):
             return value
 
-    texts = [c for c in keys if str(c).startswith("param.") and not pd.api.types.is_numeric_dtype(keys[c])]
-    return keys.astype(object).assign(**{str(c): keys[c].map(plain).astype(object) for c in texts})
+    if not str(keys.name).startswith("param.") or pd.api.types.is_numeric_dtype(keys):
+        return keys
+    return keys.map(plain).astype(object)
 
 
 def with_parameters(candidates: Candidates, runs: Runs) -> Candidates:

@@ -20,7 +20,7 @@ from recommender.models.drift import since_change
 from recommender.problem import Problem
 from recommender.ranking import rank
 from recommender.recommendation import NextRun, Recommendation
-from recommender.runs import Runs
+from recommender.runs import Runs, ranks
 from recommender.search.acquisition import (
     Acquisition,
     proposal,
@@ -195,4 +195,7 @@ def canonical(runs: Runs) -> Runs:
     """The same runs in an order that does not depend on how they were given."""
     frame = runs.frame
     keys = ["workload", "instance_type", "node_count", "vcpus", *runs.inputs, *runs.params, "status", "runtime_s"]
-    return replace(runs, frame=frame.sort_values(keys, kind="stable", ignore_index=True))
+    order = np.lexsort(ranks(frame, keys[::-1]).T)
+    if (np.diff(order) == 1).all():
+        return runs
+    return replace(runs, frame=frame.take(order).reset_index(drop=True))

@@ -6,6 +6,8 @@ import re
 from collections.abc import Mapping, Sequence
 
 import numpy as np
+import numpy.typing as npt
+import pandas as pd
 
 from recommender.errors import InputError, UnknownNameError, did_you_mean
 from recommender.runs import Runs
@@ -29,6 +31,14 @@ def scale_column(columns: Sequence[str]) -> str | None:
         return 0 if column == "input.scale" else 1 if large else 2 if words & COUNTS else 3, column
 
     return min(columns, key=rank, default=None)
+
+
+def at_inputs(frame: pd.DataFrame, inputs: Mapping[str, float]) -> npt.NDArray[np.bool_]:
+    """Whether each run is at exactly these inputs, (runs,); none is at an input that the table does not have."""
+    at = np.ones(len(frame), dtype=bool)
+    for column, value in inputs.items():
+        at &= np.isclose(frame[column].to_numpy(float), value, rtol=1e-9) if column in frame else False
+    return at
 
 
 def target_inputs(runs: Runs, wanted: Mapping[str, float], notes: list[str]) -> dict[str, float]:

@@ -20,7 +20,7 @@ from recommender.candidates import Configuration
 from recommender.catalogue import load_catalogue
 from recommender.composition import Strategy, canonical
 from recommender.errors import InfeasibleError, InputError, InsufficientEvidenceError, RecommenderError
-from recommender.inputs import scale_column
+from recommender.inputs import at_inputs, scale_column
 from recommender.models import Array, configuration_rows
 from recommender.pricing import PurchaseOption, price_option
 from recommender.problem import Objective, Problem, build_problem
@@ -149,9 +149,7 @@ def environment(
             "part of the configuration: add the column to the candidates"
         )
     inputs = _largest_input(mine)
-    at = np.ones(len(mine), dtype=bool)
-    for column, wanted in inputs.items():
-        at &= np.isclose(mine.frame[column].to_numpy(float), wanted, rtol=1e-9)
+    at = at_inputs(mine.frame, inputs)
     known = canonical(Runs(mine.frame[at].reset_index(drop=True)))
 
     def ask(table: pd.DataFrame) -> tuple[Problem, Rows, Array, npt.NDArray[np.bool_]]:

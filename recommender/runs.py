@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+import numpy.typing as npt
 import pandas as pd
 
 from recommender.table_files import locked, replace_table, write_table
@@ -84,6 +86,15 @@ class Runs:
 
     def _family(self, prefix: str) -> list[str]:
         return [str(name) for name in self.frame if str(name).startswith(prefix)]
+
+
+def ranks(frame: pd.DataFrame, columns: list[str]) -> npt.NDArray[np.intp]:
+    """Rank of each cell among its column's different values, (rows, columns); what is missing is one value, the last."""
+    found = np.empty((len(frame), len(columns)), dtype=np.intp)
+    for i, name in enumerate(columns):
+        rank, values = pd.factorize(frame[name].to_numpy(), sort=True)
+        found[:, i] = np.where(rank < 0, len(values), rank)
+    return found
 
 
 def read_runs(source: str | Path | pd.DataFrame) -> Runs:

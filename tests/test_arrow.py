@@ -213,7 +213,7 @@ def test_on_lumos_six_of_nine_types_hold_the_fastest(mirror: Path, tmp_path: Pat
     assert np.mean(near) > 0.8
 
 
-def test_runs_are_looked_up_in_an_index_that_is_kept_and_knows_missing_parameters() -> None:
+def test_runs_are_looked_up_by_configuration_and_know_missing_parameters() -> None:
     table = pd.DataFrame(
         {
             "instance_type": ["m5.large"] * 3,
@@ -225,7 +225,6 @@ def test_runs_are_looked_up_in_an_index_that_is_kept_and_knows_missing_parameter
     problem, _ = build_problem(None, workload="w", candidates=table)
     rows = configuration_rows(problem, problem.configurations)
     assert list(rows) == [0, 1, 2]
-    assert problem.candidates.key_index is problem.candidates.key_index
     assert list(configuration_rows(problem, problem.configurations.assign(node_count=5))) == [-1, -1, -1]
     other = replace(problem.candidates, configurations=problem.configurations.iloc[::-1].reset_index(drop=True))
     assert list(configuration_rows(replace(problem, candidates=other), problem.configurations)) == [2, 1, 0]

@@ -16,9 +16,9 @@ import pandas as pd
 from scipy.special import ndtri, stdtrit
 
 from recommender.candidates import comparable as comparable
-from recommender.inputs import scale_column
+from recommender.inputs import at_inputs, scale_column
 from recommender.problem import Problem
-from recommender.runs import Runs
+from recommender.runs import Runs, ranks
 from recommender.units import format_duration
 
 if TYPE_CHECKING:
@@ -149,14 +149,12 @@ def _measured(problem: Problem, runs: Runs) -> Measured:
     row = configuration_rows(problem, frame)
     vcpus = configurations["vcpus"].to_numpy()[row]
     used = frame["vcpus"].to_numpy(float)
-    whole = (row >= 0) & (np.isnan(used) | np.isnan(vcpus) | (used >= vcpus))
     scale = scale_column(runs.inputs)
+    others = {column: value for column, value in problem.inputs.items() if column != scale}
+    whole = (row >= 0) & (np.isnan(used) | np.isnan(vcpus) | (used >= vcpus)) & at_inputs(frame, others)
     size, asked = np.zeros(len(frame)), 0.0
-    for column, value in problem.inputs.items():
-        if column == scale:
-            size, asked = frame[column].to_numpy(float), value
-        else:
-            whole &= np.isclose(frame[column].to_numpy(float), value, rtol=1e-9)
+    if scale is not None and scale in problem.inputs:
+        size, asked = frame[scale].to_numpy(float), problem.inputs[scale]
     at = whole & np.isclose(size, asked, rtol=1e-9)
     below = at | (whole & (size < asked))
     status, log_t, n = frame["status"].to_numpy(object), np.log(frame["runtime_s"].to_numpy(float)), len(configurations)
@@ -187,7 +185,7 @@ def configuration_rows(problem: Problem, frame: pd.DataFrame) -> npt.NDArray[np.
     keys = problem.candidates.key_columns
     if missing := [k for k in keys if k not in frame]:
         frame = frame.assign(**dict.fromkeys(missing, np.nan))
-    return problem.candidates.key_index.get_indexer(pd.MultiIndex.from_frame(comparable(frame[keys])))
+    return problem.candidates.rows(frame)
 
 
 def repetition_noise(runs: Runs) -> float:
@@ -198,11 +196,11 @@ def repetition_noise(runs: Runs) -> float:
 def _noise(runs: Runs) -> tuple[float, float]:
     """The same, and its degrees of freedom, the prior's included."""
     frame = runs.completed
-    keys = ["instance_type", "node_count", "vcpus", *runs.inputs, *runs.params]
-    log_t = pd.Series(np.log(frame["runtime_s"].to_numpy(float)), index=frame.index)
-    groups = log_t.groupby([frame[k] for k in keys], dropna=False)
-    squares = float(((log_t - groups.transform("mean")) ** 2).sum()) if len(frame) else 0.0
-    dof = NOISE_PRIOR_DOF + (len(frame) - groups.ngroups if len(frame) else 0)
+    log_t = np.log(frame["runtime_s"].to_numpy(float))
+    keys = ranks(frame, ["instance_type", "node_count", "vcpus", *runs.inputs, *runs.params])
+    _, group, count = np.unique(keys, axis=0, return_inverse=True, return_counts=True)
+    squares = float(((log_t - (np.bincount(group, log_t) / count)[group]) ** 2).sum())
+    dof = NOISE_PRIOR_DOF + len(frame) - len(count)
     return float(np.sqrt((squares + NOISE_PRIOR_DOF * NOISE_PRIOR**2) / dof)), dof
 
 

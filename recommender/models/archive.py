@@ -152,6 +152,17 @@ def archived(problem: Problem) -> Archived:
     return kept(problem, "archived", lambda: _look_through(problem, cells))
 
 
+def nothing_comparable(runs: Runs) -> str:
+    """That no run of the workload can be compared with the archive's, in words."""
+    done = len(runs.completed)
+    where = (
+        f"none of the workload's {done} completed runs is of a configuration that the archive ran, at this input"
+        if done
+        else "the workload itself has no completed run"
+    )
+    return f"{where}: runtimes are those of the archive's typical workload, and only their order means anything"
+
+
 def believable(problem: Problem) -> tuple[Problem, tuple[str, ...]]:
     """The problem with what contradicts the rest left out of its archive, and what was left out and why.
 

@@ -23,7 +23,7 @@ import pandas as pd
 from scipy.special import ndtri, stdtrit
 
 from recommender.errors import InsufficientEvidenceError
-from recommender.inputs import scale_column
+from recommender.inputs import at_inputs, scale_column
 from recommender.models import MEASURED, Array, PerformanceModel, Prediction, configuration_rows, measured
 from recommender.problem import Problem
 from recommender.runs import Runs
@@ -165,19 +165,11 @@ def shown(problem: Problem, runs: Runs) -> Shown:
     """What the runs of a workload say about which of its cells."""
     frame = runs.completed
     row = configuration_rows(problem, frame)
-    at = _at(frame, problem.inputs) & (row >= 0)
+    at = at_inputs(frame, problem.inputs) & (row >= 0)
     size = _sizes(frame, problem.inputs)
     other = np.flatnonzero(~at)
     other = other[np.unique(np.linspace(0, len(other) - 1, min(MOST_SHOWN, len(other))).astype(int))]
     return Shown(frozenset(row[at].tolist()), tuple(zip(row[other].tolist(), size[other].tolist(), strict=True)))
-
-
-def _at(frame: pd.DataFrame, inputs: Mapping[str, float]) -> npt.NDArray[np.bool_]:
-    """Whether each run is at exactly these inputs."""
-    at = np.ones(len(frame), dtype=bool)
-    for column, value in inputs.items():
-        at &= np.isclose(frame[column].to_numpy(float), value, rtol=1e-9) if column in frame else False
-    return at
 
 
 def _sizes(frame: pd.DataFrame, inputs: Mapping[str, float]) -> Array:
@@ -193,7 +185,7 @@ def _sizes(frame: pd.DataFrame, inputs: Mapping[str, float]) -> Array:
 def _like(problem: Problem, frame: pd.DataFrame, inputs: Mapping[str, float], like: Shown) -> npt.NDArray[np.bool_]:
     """Runs of another workload to show: those of the same configurations at the input asked about, and for each run at another
     input one of the same configuration there, the nearest in relative size."""
-    row, at, size = configuration_rows(problem, frame), _at(frame, inputs), _sizes(frame, inputs)
+    row, at, size = configuration_rows(problem, frame), at_inputs(frame, inputs), _sizes(frame, inputs)
     given = at & np.isin(row, list(like.here))
     free = (~at | (row < 0)) & (frame["status"] == "completed").to_numpy()
     for configuration, wanted in like.elsewhere:
@@ -210,8 +202,8 @@ def held_out_scores(model: PerformanceModel, problem: Problem, name: str, like: 
     if archive is None:
         return np.empty(0)
     mine = archive.of(name)
-    inputs = _largest_input(mine)
-    given, at = _like(problem, mine.frame, inputs, like), _at(mine.frame, inputs)
+    inputs = _commonest_input(mine)
+    given, at = _like(problem, mine.frame, inputs, like), at_inputs(mine.frame, inputs)
     keep = mine.frame[given]
     known = Runs(
         keep.drop(columns=[c for c in (*mine.inputs, *mine.metrics) if keep[c].isna().all()]).reset_index(drop=True)
@@ -232,7 +224,7 @@ def held_out_scores(model: PerformanceModel, problem: Problem, name: str, like: 
     return result
 
 
-def _largest_input(runs: Runs) -> dict[str, float]:
+def _commonest_input(runs: Runs) -> dict[str, float]:
     """The input with most completed runs of a workload; the largest of those."""
     frame = runs.completed
     columns = [c for c in runs.inputs if frame[c].notna().any()]

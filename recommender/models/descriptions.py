@@ -121,7 +121,7 @@ def describe(problem: Problem, evidence: Evidence, rows: npt.NDArray[np.intp], w
     for column in problem.candidates.params:
         if column not in frame:
             continue
-        both = comparable(pd.concat([frame[[column]], configurations[[column]]], ignore_index=True))[column]
+        both = comparable(pd.concat([frame[column], configurations[column]], ignore_index=True))
         numeric = pd.to_numeric(both, errors="coerce")
         if numeric.notna().all():
             values, wanted = numeric.to_numpy(float)[: len(frame)], numeric.to_numpy(float)[len(frame) :]

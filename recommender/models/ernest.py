@@ -125,7 +125,7 @@ def _combinations(problem: Problem, runs: Runs) -> list[tuple[npt.NDArray[np.boo
     everything = np.ones(len(problem.configurations), dtype=bool)
     if not params:
         return [(everything, runs, [], True)]
-    both = comparable(pd.concat([problem.configurations[params], runs.frame[params]], ignore_index=True))
+    both = pd.concat([problem.configurations[params], runs.frame[params]], ignore_index=True).apply(comparable)
     group = both.groupby(params, dropna=False, sort=True).ngroup().to_numpy()
     of_candidate, of_run = group[: len(everything)], group[len(everything) :]
     found: list[tuple[npt.NDArray[np.bool_], Runs, list[str], bool]] = []

@@ -26,7 +26,7 @@ from recommender.models import (
     nothing_known,
     with_measurements,
 )
-from recommender.models.archive import Archived, archived, kept
+from recommender.models.archive import Archived, archived, kept, nothing_comparable
 from recommender.models.completing import NEWS, truncated_normal
 from recommender.models.fold_in import Factorised, Fit, Folded
 from recommender.models.held_out import COUNTS, Judged, asked, column_mean, judge
@@ -160,15 +160,7 @@ class Collaborative:
                 "mean is used"
             )
         if not k:
-            done = len(runs.completed)
-            where = (
-                f"none of the workload's {done} completed runs is of a configuration that the archive ran, at this input"
-                if done
-                else "the workload itself has no completed run"
-            )
-            said.append(
-                f"{where}: runtimes are those of the archive's typical workload, and only their order means anything"
-            )
+            said.append(nothing_comparable(runs))
         elif judged.contexts:
             left = float(judged.regret[taught.name][min(k, max(COUNTS)) - 1])
             said.append(

@@ -40,7 +40,7 @@ from recommender.models import (
     nothing_known,
     with_measurements,
 )
-from recommender.models.archive import CONTRADICTION, Archived, archived, kept
+from recommender.models.archive import CONTRADICTION, Archived, archived, kept, nothing_comparable
 from recommender.models.completing import completing
 from recommender.models.features import features
 from recommender.models.fold_in import FEWEST_WORKLOADS, UNKNOWN_SHAPE, scatter
@@ -308,15 +308,7 @@ def remarks(a: Archived, taught: Taught, runs: Runs, k: int, names: tuple[str, .
             "compare with --strategy column-mean"
         )
     if not k:
-        done = len(runs.completed)
-        where = (
-            f"none of the workload's {done} completed runs is of a configuration that the archive ran, at this input"
-            if done
-            else "the workload itself has no completed run"
-        )
-        said.append(
-            f"{where}: runtimes are those of the archive's typical workload, and only their order means anything"
-        )
+        said.append(nothing_comparable(runs))
     elif taught.near is not None and not names:
         said.append(
             "the runs of the workload, or the archive's on the same configurations, have no activity counters (metric.*): "
