@@ -195,12 +195,12 @@ def repetition_noise(runs: Runs) -> float:
 
 def _noise(runs: Runs) -> tuple[float, float]:
     """The same, and its degrees of freedom, the prior's included."""
-    frame = runs.completed
-    log_t = np.log(frame["runtime_s"].to_numpy(float))
-    keys = ranks(frame, ["instance_type", "node_count", "vcpus", *runs.inputs, *runs.params])
+    done = (runs.frame["status"] == "completed").to_numpy()
+    log_t = np.log(runs.frame["runtime_s"].to_numpy(float)[done])
+    keys = ranks(runs.frame, ["instance_type", "node_count", "vcpus", *runs.inputs, *runs.params])[done]
     _, group, count = np.unique(keys, axis=0, return_inverse=True, return_counts=True)
     squares = float(((log_t - (np.bincount(group, log_t) / count)[group]) ** 2).sum())
-    dof = NOISE_PRIOR_DOF + len(frame) - len(count)
+    dof = NOISE_PRIOR_DOF + len(log_t) - len(count)
     return float(np.sqrt((squares + NOISE_PRIOR_DOF * NOISE_PRIOR**2) / dof)), dof
 
 

@@ -18,6 +18,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import groupby
 
 import numpy as np
 import numpy.typing as npt
@@ -139,18 +140,29 @@ class Mixture:
         return self._at(np.arange(self.size))
 
     def _at(self, rows: Rows) -> tuple[Array, Array]:
-        cross, diagonal = self.bases.cross(self.rows, rows), self.bases.diagonal(rows)
-        means, spreads = [], []
-        for part in self.parts:
-            mean = part.component.means(rows, part.which) + (0.0 if np.isnan(self.level) else self.level)
-            variance = part.component.weights @ diagonal
-            if len(self.rows):
-                b = self._project(part, cross)
-                mean = mean + part.whitened.T @ b
-                variance = variance + LEVEL**2 - (b**2).sum(axis=0)
-            means.append(mean)
-            spreads.append(np.broadcast_to(np.sqrt(np.maximum(variance, 1e-8)), mean.shape))
-        return np.concatenate(means), np.concatenate(spreads)
+        """Means and latent spreads of every mean function that was kept, each (P, rows)."""
+        shared = groupby(self.parts, key=lambda part: part.component.means)  # looked at together
+        mean = np.concatenate([means(rows, np.concatenate([p.which for p in parts])) for means, parts in shared])
+        mean += 0.0 if np.isnan(self.level) else self.level
+        weights, owner = np.stack([part.component.weights for part in self.parts]), self._owner
+        variance = weights @ self.bases.diagonal(rows)
+        if len(self.rows):
+            cross, start = self.bases.cross(self.rows, rows), 0
+            many = max(1, CELLS // max(1, len(self.rows) * len(rows)))
+            for first in range(0, len(self.parts), many):
+                parts = self.parts[first : first + many]
+                inverse = np.stack([part.inverse for part in parts])
+                b = inverse @ (np.tensordot(weights[first : first + many], cross, axes=1) + LEVEL**2)
+                variance[first : first + many] += LEVEL**2 - (b**2).sum(axis=1)
+                for part, its in zip(parts, b, strict=True):
+                    mean[start : start + len(part.which)] += part.whitened.T @ its
+                    start += len(part.which)
+        return mean, np.sqrt(np.maximum(variance, 1e-8))[owner]
+
+    @cached_property
+    def _owner(self) -> Rows:
+        """Part of each mean function that was kept."""
+        return np.repeat(np.arange(len(self.parts)), [len(part.which) for part in self.parts])
 
     def _project(self, part: Part, cross: Array) -> Array:
         result: Array = part.inverse @ (np.tensordot(part.component.weights, cross, axes=1) + LEVEL**2)
@@ -183,7 +195,7 @@ class Mixture:
     def draws(self, rows: Rows, count: int, rng: np.random.Generator) -> Array:
         """Joint draws of the noiseless ln(runtime), (count, len(rows))."""
         weight = np.concatenate([part.weight for part in self.parts])
-        owner = np.repeat(np.arange(len(self.parts)), [len(part.weight) for part in self.parts])
+        owner = self._owner
         picked = np.bincount(rng.choice(len(weight), size=count, p=weight / weight.sum()), minlength=len(weight))
         cross, among = self.bases.cross(self.rows, rows), self.bases.cross(rows, rows)
         mean, _ = self._at(rows)

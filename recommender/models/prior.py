@@ -182,7 +182,7 @@ def _warm(grid: list[tuple[float, float, float]], mean: Array) -> list[Component
     """The archive's components: for each amount of SHARED one of each of the grid."""
 
     def by_archive(rows: Rows, which: Rows | slice) -> Array:
-        return mean[rows][None]
+        return mean[None, rows][which]
 
     return [Component(_amounts(s, p, c), n, by_archive, np.zeros(1), "archive") for c in SHARED for s, p, n in grid]
 
