@@ -114,9 +114,11 @@ def test_sampling_down_many_mean_functions_keeps_the_mean(monkeypatch: pytest.Mo
     assert few.moments[1] == pytest.approx(whole[1], rel=0.03)
 
 
-def test_blocks_of_configurations_join_to_the_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_blocks_of_configurations_and_of_parts_join_to_the_whole(monkeypatch: pytest.MonkeyPatch) -> None:
     seen = evidence([0, 8], [5.0, 6.0])
-    whole = condition(BASES, (component(0.3, 0.1),), seen, level=np.nan)
+    components = (component(0.3, 0.1), component(0.5, 0.2), component(0.8, 0.1))
+    whole = condition(BASES, components, seen, level=np.nan)
+    assert len(whole.parts) == 3
     bound = np.full(9, 5.5)
     expected = whole.moments, whole.below(bound)
     monkeypatch.setattr("recommender.models.mixture.CELLS", 5)
