@@ -19,8 +19,9 @@ import pandas as pd
 
 from recommender.errors import InputError, InsufficientEvidenceError, UnknownNameError, did_you_mean
 from recommender.models import configuration_rows
-from recommender.models.archive import CONTRADICTION, NOTHING_LEFT, Archived, archived, listed, unit_near
-from recommender.models.unusual import FEWEST, MAD
+from recommender.models.archive import CONTRADICTION, NOTHING_LEFT, Archived, archived, listed
+from recommender.models.noted import among, billed, usual
+from recommender.models.unusual import FEWEST
 from recommender.problem import Problem, build_problem
 from recommender.runs import Runs, read_runs
 from recommender.table_files import locked, replace_table, write_table
@@ -47,10 +48,6 @@ SAME_SHARE = 0.8
 """Share of the cells both ran that must be the same for that."""
 AGREEING = float(np.log(2.0))
 """Difference of ln(runtime) between repetitions from which on they are named."""
-USUAL_S = (1.0, 86400.0)
-"""Seconds between which an archive's median runtime is expected."""
-FAR = 3.0
-"""Robust standard deviations of the levels that a workload must be off to be asked about its unit."""
 
 
 def archives_path(path: str | Path | None = None) -> Path:
@@ -290,13 +287,13 @@ def check(archive: Archive) -> Report:
                 f"fewer than {FEWEST} workloads: other units and outliers cannot be told from real differences"
             )
         names = looked.cells.names[looked.cells.workload]
-        problems += [*_units(looked), *_usual(archive.runs), *_repetitions(archive.runs)]
+        problems += [*among(looked), *_as_a_whole(archive.runs), *_repetitions(archive.runs)]
     elif unusable:
         done = archive.runs.completed
         row, log_t = configuration_rows(_of_all(archive.runs), done), np.log(done["runtime_s"])
         table = pd.pivot_table(done.assign(row=row, log_t=log_t), "log_t", "workload", "row")
         y, names = table.reindex(columns=range(len(recorded))).to_numpy(float), table.index.to_numpy(object)
-        problems += [f"{unusable}; recommender archive remove takes runs out", *_usual(archive.runs)]
+        problems += [f"{unusable}; recommender archive remove takes runs out", *_as_a_whole(archive.runs)]
     else:
         y, names = np.full((1, len(recorded)), np.nan), np.array([], dtype=object)
         problems.append("no run completed: nothing can be learnt from it")
@@ -357,31 +354,10 @@ def _twins(y: npt.NDArray[np.float64], names: npt.NDArray[np.object_]) -> list[s
     return found
 
 
-def _units(looked: Archived) -> list[str]:
-    """Workloads whose level is off the others' by about the ratio of two units, and by more than levels differ here."""
-    level = looked.level
-    if looked.workloads < FEWEST:
-        return []
-    off = level - np.median(level)
-    usual = float(np.median(np.abs(off))) / MAD
-    factor = float(np.exp(np.clip(FAR * usual, np.log(1.5), np.log(4.0))))  # a workload has a size of its own too
-    found = {
-        str(
-            name
-        ): f"{name} took {np.exp(abs(apart)):,.0f} x {'longer' if apart > 0 else 'less'} than the typical workload "
-        f"(near {near})"
-        for name, apart in zip(looked.workload, off, strict=True)
-        if abs(apart) > max(FAR * usual, np.log(10.0)) and (near := unit_near(float(apart), factor))
-    }
-    return [f"{said}: it is kept" for said in found.values()]
-
-
-def _usual(runs: Runs) -> list[str]:
-    """An archive that is out of the range of jobs as a whole."""
-    median = float(runs.completed["runtime_s"].median())
-    if USUAL_S[0] <= median <= USUAL_S[1]:
-        return []
-    return [f"the median runtime is {median:,.3g} s: seconds are expected, was another unit noted throughout?"]
+def _as_a_whole(runs: Runs) -> list[str]:
+    """Whether another unit was noted throughout: what was billed shows it, else only runtimes that no job has."""
+    said = billed(_of_all(runs), runs, "its runs")
+    return [said] if said else usual(runs)
 
 
 def _repetitions(runs: Runs) -> list[str]:

@@ -17,6 +17,7 @@ from recommender.models import PerformanceModel, Prediction, measured, nothing_k
 from recommender.models.archive import believable
 from recommender.models.completing import tried
 from recommender.models.drift import since_change
+from recommender.models.noted import own_units
 from recommender.problem import Problem
 from recommender.ranking import rank
 from recommender.recommendation import NextRun, Recommendation
@@ -52,7 +53,7 @@ class Evidence:
     """Those of the workload as it now is: what was measured before a change is evidence of another workload, and no belief,
     incumbent or count may rest on it."""
     said: tuple[str, ...]
-    """What was left out, in words."""
+    """What was left out, and which unit is asked about, in words."""
 
 
 def evidence(problem: Problem, runs: Runs, *, adapts: bool) -> Evidence:
@@ -60,7 +61,8 @@ def evidence(problem: Problem, runs: Runs, *, adapts: bool) -> Evidence:
     problem, said = believable(problem)
     runs = canonical(runs)
     now, changed = since_change(problem, runs) if adapts else (runs, ())
-    return Evidence(problem, runs, now if now is runs else canonical(now), (*said, *changed))
+    now = now if now is runs else canonical(now)
+    return Evidence(problem, runs, now, (*said, *changed, *own_units(problem, now)))
 
 
 class Strategy(Protocol):

@@ -196,6 +196,33 @@ class TestChecking:
         assert "near 60: minutes" in said
         assert "it is kept" in said
 
+    @pytest.mark.parametrize("bad", [2, 3])
+    def test_asks_about_a_group_of_workloads_that_is_off_by_it(self, store: Path, tmp_path: Path, bad: int) -> None:
+        frame = planted(workloads=6)
+        spread = frame.groupby("workload")["runtime_s"].transform("median") ** 0.75  # sizes less apart
+        frame["runtime_s"] /= spread / spread.median()
+        assert self.report(store, tmp_path, frame)[0] == ""
+        minutes = frame["workload"].isin([f"w{i:03}" for i in range(bad)])
+        frame["runtime_s"] = frame["runtime_s"].where(~minutes, frame["runtime_s"] / 60)
+        archive = Archives().add("mixed", saved(tmp_path / "m.parquet", frame), licence="MIT")
+        (said,) = check(archive).problems
+        assert all(f"w{i:03}" in said for i in range(bad))
+        assert f"less than the other {6 - bad} workloads (near 60: minutes for seconds?)" in said
+
+    @pytest.mark.parametrize(("ratio", "near"), [(60, "near 60: minutes"), (1e-3, "near 1,000: milliseconds")])
+    def test_asks_about_the_unit_of_all_workloads_by_what_they_were_billed(
+        self, store: Path, tmp_path: Path, ratio: float, near: str
+    ) -> None:
+        frame = planted(workloads=6).assign(instance_type="m5.large")
+        frame["cost_usd"] = 0.096 * frame["node_count"] * frame["runtime_s"] / 3600
+        said, _ = self.report(store, tmp_path, frame)
+        assert "billed" not in said
+        other = frame.assign(runtime_s=frame["runtime_s"] / ratio)
+        archive = Archives().add("other", saved(tmp_path / "o.parquet", other), licence="MIT")
+        said = " ".join(check(archive).problems)
+        assert "its runs were billed" in said
+        assert near in said
+
     @pytest.mark.parametrize(("factor", "said"), [(1000.0, "the median runtime is"), (1e-3, "the median runtime is")])
     def test_asks_about_an_archive_that_is_in_another_unit_as_a_whole(
         self, store: Path, tmp_path: Path, factor: float, said: str
@@ -240,12 +267,17 @@ class TestChecking:
         archive = Archives().add("jobs", saved(tmp_path / "runs.csv", frame))
         assert any("cannot be told apart" in sentence for sentence in check(archive).problems)
 
+    @pytest.mark.parametrize("name", ["scout", "c3o", "lynceus"])
+    def test_asks_about_no_unit_of_public_tables(self, store: Path, tmp_path: Path, mirror: Path, name: str) -> None:
+        found = check(Archives().add(name, fetch_dataset(name, mirror=mirror).files["runs"]))
+        assert not [said for said in found.problems if "seconds" in said or "billed" in said]
+
     def test_lumos_is_what_is_known_of_it(self, store: Path, tmp_path: Path, mirror: Path) -> None:
         data = fetch_dataset("lumos", mirror=mirror)
         found = check(Archives().add("lumos", data.files["runs"]))
         assert (found.workloads, found.configurations) == (92, 55)
         assert found.coverage == pytest.approx(0.98, abs=0.005)
-        assert not [sentence for sentence in found.problems if "left out" in sentence]
+        assert not [said for said in found.problems if "left out" in said or "for seconds" in said]
 
 
 class TestTheCommandLine:
