@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from test_selecta import POOL, planted
+from test_selecta import POOL, planted, some
 from typer.testing import CliRunner
 
 from recommender.archives import Archives, check, export, named_or_table, read_archive
@@ -315,6 +315,23 @@ class TestTheCommandLine:
         assert done.exit_code == 0, done.output
         assert "note: the archive holds 1 workload:" in done.stderr
         assert {r["why"].split(": ")[1] for r in json.loads(done.stdout)[:2]} == {"the archive's best on average"}
+
+    @pytest.mark.parametrize("name", ["prior", "cloudbandit"])
+    def test_suggest_says_that_the_archive_is_of_the_workload_alone_and_that_a_unit_is_another(
+        self, store: Path, tmp_path: Path, name: str
+    ) -> None:
+        frame = planted(workloads=20)
+        mine = some(frame, "w001", [2, 11]).assign(workload="new")
+        own, minutes = (
+            saved(tmp_path / f"own{ratio}.csv", mine.assign(runtime_s=mine["runtime_s"] / ratio)) for ratio in (1, 3600)
+        )
+        POOL.assign(usd_per_hour=0.1).to_csv(tmp_path / "pool.csv", index=False)
+        asked = ("--candidates", str(tmp_path / "pool.csv"), "--strategy", name)
+        done = CliRunner().invoke(app, ["suggest", str(own), *asked, "--archive", str(own)])
+        assert done.stderr.count("the archive holds runs of new alone") == 1
+        archive = str(saved(tmp_path / "others.csv", frame))
+        done = CliRunner().invoke(app, ["suggest", str(minutes), *asked, "--archive", archive])
+        assert done.stderr.count("not noted in seconds") == 1
 
     def test_removes_some_runs_and_then_the_rest_and_says_so(self, store: Path, tmp_path: Path) -> None:
         self.run("archive", "add", "jobs", str(saved(tmp_path / "runs.csv", planted(workloads=2))))

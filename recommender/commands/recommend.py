@@ -102,6 +102,7 @@ def suggest(
         _design(asked, strategy, design_budget, design_criterion, form)
         return
     from recommender.automatic import Auto
+    from recommender.composition import evidence
     from recommender.pending import batch
     from recommender.report.tables import suggestions_as_csv, suggestions_as_text
     from recommender.strategies import ModelBased, calibrated
@@ -111,8 +112,12 @@ def suggest(
     with Bar(LEFT_OUT) as bar:
         chosen = calibrated(named(strategy), progress=bar.progress) if calibrate else named(strategy)
         next_runs = batch(chosen, problem, runs, count)
-        remarks = chosen.remarks(problem, runs) if isinstance(chosen, ModelBased | Auto) else ()
-    for said in remarks:
+        remarks = (
+            chosen.remarks(problem, runs)
+            if isinstance(chosen, ModelBased | Auto)
+            else evidence(problem, runs, adapts=False).said
+        )
+    for said in dict.fromkeys((*problem.notes, *remarks)):
         typer.echo(f"note: {said}", err=True)
     if form is Format.JSON:
         typer.echo(json.dumps([run.to_dict() for run in next_runs], indent=2))
