@@ -17,12 +17,12 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from recommender.errors import InputError, InsufficientEvidenceError, UnknownNameError, did_you_mean
+from recommender.errors import InputError, InsufficientEvidenceError, RecommenderError, UnknownNameError, did_you_mean
 from recommender.models import configuration_rows
 from recommender.models.archive import CONTRADICTION, NOTHING_LEFT, Archived, archived, listed
 from recommender.models.noted import among, billed, usual
 from recommender.models.unusual import FEWEST
-from recommender.problem import Problem, build_problem
+from recommender.problem import Problem, build_problem, empty_runs
 from recommender.runs import Runs, read_runs
 from recommender.table_files import locked, replace_table, write_table
 from recommender.tables import RUNS, Column, read_table
@@ -90,17 +90,30 @@ class Archives:
 
     def names(self) -> list[str]:
         """Return the names of all archives, sorted."""
-        return sorted(file.stem for file in self.path.glob("*.parquet")) if self.path.is_dir() else []
+        return sorted(file.stem for file in self.path.glob("*.parquet") if file.is_file()) if self.path.is_dir() else []
 
     def open(self, name: str) -> Archive:
-        """Return an archive. Raises UnknownNameError."""
+        """Return an archive. Raises UnknownNameError, and InputError for a file that cannot be read."""
         if name not in self.names():
             known = self.names()
             have = ", ".join(known) or "none"
             raise UnknownNameError(
                 f"there is no archive {name!r} in {self.path}{did_you_mean(name, known)} (it holds: {have})"
             )
-        return read_archive(self._file(name))
+        try:
+            return read_archive(self._file(name))
+        except RecommenderError as error:
+            raise InputError(
+                f"archive {name} cannot be read: {error}; put a copy in its place, or remove it: recommender archive remove {name}"
+            ) from error
+
+    def unreadable(self, name: str) -> str:
+        """Why the file of an archive cannot be read; '' where it can. Raises UnknownNameError."""
+        try:
+            self.open(name)
+        except InputError as error:
+            return str(error.__cause__)
+        return ""
 
     def add(
         self,
@@ -173,9 +186,19 @@ class Archives:
     def remove(self, name: str, *, source: str | None = None, workload: str | None = None) -> Runs:
         """Remove an archive, or its runs from one source, or of one workload, or both; return the runs removed.
 
-        An archive of which no run is left is gone. Raises UnknownNameError.
+        An archive of which no run is left is gone. One whose file cannot be read goes as a whole, and returns no runs.
+
+        Raises
+        ------
+        UnknownNameError
+            For an archive, a source or a workload that is not there.
+        InputError
+            For a part of an archive whose file cannot be read.
         """
         with locked(self._file(name)) if self.path.is_dir() else contextlib.nullcontext():
+            if source is None and workload is None and self.unreadable(name):
+                self._file(name).unlink()
+                return empty_runs()
             archive = self.open(name)
             gone = np.ones(len(archive.runs), dtype=bool)
             for what, wanted, column in (

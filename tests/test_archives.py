@@ -340,6 +340,26 @@ class TestTheCommandLine:
         said = self.run("archive", "remove", "jobs")
         assert said == f"jobs: removed {len(POOL)} runs of 1 workloads; nothing is left of it\n"
 
+    def test_an_archive_that_cannot_be_read_hides_no_other_and_can_be_removed(
+        self, store: Path, tmp_path: Path
+    ) -> None:
+        path = saved(tmp_path / "runs.csv", planted(workloads=2))
+        for name in ("bad", "good"):
+            self.run("archive", "add", name, str(path))
+        (store / "bad.parquet").write_bytes((store / "bad.parquet").read_bytes()[:-100])
+        listed = CliRunner().invoke(app, ["archive", "list", "--format", "json"])
+        assert listed.exit_code == 0
+        assert [row["name"] for row in json.loads(listed.stdout)] == ["good"]
+        assert "archive bad cannot be read" in listed.stderr
+        for words in (["show"], ["check"], ["remove", "--workload", "w000"]):
+            done = CliRunner().invoke(app, ["archive", words[0], "bad", *words[1:]])
+            assert isinstance(done.exception, InputError)
+            assert "remove it: recommender archive remove bad" in str(done.exception)
+        said = self.run("archive", "remove", "bad")
+        assert said.startswith("bad: removed; what it held is not known, since its file could not be read: ")
+        assert "not a readable Parquet file" in said
+        assert Archives().names() == ["good"]
+
     def test_without_archives_says_how_to_make_one(self, store: Path) -> None:
         done = CliRunner().invoke(app, ["archive", "list"])
         assert done.exit_code == 0
