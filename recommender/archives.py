@@ -310,13 +310,13 @@ def check(archive: Archive) -> Report:
                 f"fewer than {FEWEST} workloads: other units and outliers cannot be told from real differences"
             )
         names = looked.cells.names[looked.cells.workload]
-        problems += [*among(looked), *_as_a_whole(archive.runs), *_repetitions(archive.runs)]
+        problems += [*among(looked), *_units(archive.runs), *_repetitions(archive.runs)]
     elif unusable:
         done = archive.runs.completed
         row, log_t = configuration_rows(_of_all(archive.runs), done), np.log(done["runtime_s"])
         table = pd.pivot_table(done.assign(row=row, log_t=log_t), "log_t", "workload", "row")
         y, names = table.reindex(columns=range(len(recorded))).to_numpy(float), table.index.to_numpy(object)
-        problems += [f"{unusable}; recommender archive remove takes runs out", *_as_a_whole(archive.runs)]
+        problems += [f"{unusable}; recommender archive remove takes runs out", *_units(archive.runs)]
     else:
         y, names = np.full((1, len(recorded)), np.nan), np.array([], dtype=object)
         problems.append("no run completed: nothing can be learnt from it")
@@ -377,10 +377,9 @@ def _twins(y: npt.NDArray[np.float64], names: npt.NDArray[np.object_]) -> list[s
     return found
 
 
-def _as_a_whole(runs: Runs) -> list[str]:
-    """Whether another unit was noted throughout: what was billed shows it, else only runtimes that no job has."""
-    said = billed(_of_all(runs), runs, "its runs")
-    return [said] if said else usual(runs)
+def _units(runs: Runs) -> list[str]:
+    """What shows another unit without a comparison of workloads."""
+    return [*billed(_of_all(runs), runs), *usual(runs)]
 
 
 def _repetitions(runs: Runs) -> list[str]:

@@ -53,7 +53,7 @@ class Evidence:
     """Those of the workload as it now is: what was measured before a change is evidence of another workload, and no belief,
     incumbent or count may rest on it."""
     said: tuple[str, ...]
-    """What was left out, and which unit is asked about, in words."""
+    """What was left out or says nothing, and which unit is asked about, in words."""
 
 
 def evidence(problem: Problem, runs: Runs, *, adapts: bool) -> Evidence:
@@ -62,7 +62,12 @@ def evidence(problem: Problem, runs: Runs, *, adapts: bool) -> Evidence:
     runs = canonical(runs)
     now, changed = since_change(problem, runs) if adapts else (runs, ())
     now = now if now is runs else canonical(now)
-    return Evidence(problem, runs, now, (*said, *changed, *own_units(problem, now)))
+    alone = (
+        f"the archive holds runs of {problem.workload} alone, the workload asked about: an archive is runs of other workloads, "
+        "and nothing is learnt from these; to use them, add them to the runs table"
+    )
+    said = (*((alone,) if problem.only_own else ()), *said, *changed, *own_units(problem, now))
+    return Evidence(problem, runs, now, said)
 
 
 class Strategy(Protocol):

@@ -117,7 +117,7 @@ def suggest(
             if isinstance(chosen, ModelBased | Auto)
             else evidence(problem, runs, adapts=False).said
         )
-    for said in dict.fromkeys((*problem.notes, *remarks)):
+    for said in remarks:
         typer.echo(f"note: {said}", err=True)
     if form is Format.JSON:
         typer.echo(json.dumps([run.to_dict() for run in next_runs], indent=2))

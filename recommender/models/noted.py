@@ -39,8 +39,8 @@ USUAL_S = (1.0, 86400.0)
 
 def own_units(problem: Problem, runs: Runs) -> tuple[str, ...]:
     """Of the workload's own runs, in words: what they are against a looked-through archive, and against their bills."""
-    said = (_against_archive(problem, runs), billed(problem, runs, "the workload's own runs"))
-    return tuple(sentence for sentence in said if sentence)
+    against = _against_archive(problem, runs)
+    return (*((against,) if against else ()), *billed(problem, runs))
 
 
 def _against_archive(problem: Problem, runs: Runs) -> str:
@@ -66,28 +66,30 @@ def _against_archive(problem: Problem, runs: Runs) -> str:
     )
 
 
-def billed(problem: Problem, runs: Runs, whose: str) -> str:
-    """That runs were billed what their machines do not cost on demand for as long as they are said to have run; '' if not."""
+def billed(problem: Problem, runs: Runs) -> list[str]:
+    """Workloads that were billed what their machines do not cost on demand for as long as they are said to have run."""
     frame = runs.completed
     if not frame["cost_usd"].gt(0).any():
-        return ""
+        return []
     offers, row = problem.candidates.offers, configuration_rows(problem, frame)
     usd_per_hour = price_option(BY_NAME["on-demand"], offers, problem.catalogue.spot).usd_per_hour * offers.nodes
     price = np.full(len(problem.configurations) + 1, np.nan)  # the last: no candidate
     np.fmin.at(price, offers.configuration, usd_per_hour)
-    bought_s = 3600.0 * frame["cost_usd"].to_numpy(float) / price[row]
+    bought_s = 3600.0 * frame["cost_usd"] / price[row]
     says = bought_s > LEAST_BILLED_S
-    if not says.any():
-        return ""
-    apart = float(np.median(np.log(bought_s[says] / frame["runtime_s"].to_numpy(float)[says])))
-    if abs(apart) <= np.log(APART):
-        return ""
-    near = unit_near(apart, NEAR)
-    return (
-        f"{whose} were billed {np.exp(abs(apart)):,.0f} x {'more' if apart > 0 else 'less'} (cost_usd) than their machines cost "
-        f"on demand for as long as they are said to have run{f' (near {near})' if near else ''}: runtime_s is not in seconds, "
-        "or cost_usd not in USD a run"
-    )
+    off = np.log(bought_s / frame["runtime_s"])[says].groupby(frame["workload"][says]).median()
+    off = off[off.abs() > np.log(APART)]
+    found = []
+    for part, how in ((off[off > 0], "more"), (off[off < 0], "less")):
+        if len(part):
+            apart = float(part.median())
+            near = unit_near(apart, NEAR)
+            found.append(
+                f"the runs of {listed(part.index.to_numpy(object))} were billed {np.exp(abs(apart)):,.0f} x {how} (cost_usd) than "
+                "their machines cost on demand for as long as they are said to have run"
+                f"{f' (near {near})' if near else ''}: runtime_s is not in seconds, or cost_usd not in USD a run"
+            )
+    return found
 
 
 def among(looked: Archived) -> list[str]:
