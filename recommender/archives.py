@@ -17,11 +17,12 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from recommender.errors import InputError, InsufficientEvidenceError, UnknownNameError, did_you_mean
+from recommender.errors import InputError, InsufficientEvidenceError, RecommenderError, UnknownNameError, did_you_mean
 from recommender.models import configuration_rows
-from recommender.models.archive import CONTRADICTION, NOTHING_LEFT, Archived, archived, listed, unit_near
-from recommender.models.unusual import FEWEST, MAD
-from recommender.problem import Problem, build_problem
+from recommender.models.archive import CONTRADICTION, NOTHING_LEFT, Archived, archived, listed
+from recommender.models.noted import among, billed, usual
+from recommender.models.unusual import FEWEST
+from recommender.problem import Problem, build_problem, empty_runs
 from recommender.runs import Runs, read_runs
 from recommender.table_files import locked, replace_table, write_table
 from recommender.tables import RUNS, Column, read_table
@@ -47,10 +48,6 @@ SAME_SHARE = 0.8
 """Share of the cells both ran that must be the same for that."""
 AGREEING = float(np.log(2.0))
 """Difference of ln(runtime) between repetitions from which on they are named."""
-USUAL_S = (1.0, 86400.0)
-"""Seconds between which an archive's median runtime is expected."""
-FAR = 3.0
-"""Robust standard deviations of the levels that a workload must be off to be asked about its unit."""
 
 
 def archives_path(path: str | Path | None = None) -> Path:
@@ -93,17 +90,30 @@ class Archives:
 
     def names(self) -> list[str]:
         """Return the names of all archives, sorted."""
-        return sorted(file.stem for file in self.path.glob("*.parquet")) if self.path.is_dir() else []
+        return sorted(file.stem for file in self.path.glob("*.parquet") if file.is_file()) if self.path.is_dir() else []
 
     def open(self, name: str) -> Archive:
-        """Return an archive. Raises UnknownNameError."""
+        """Return an archive. Raises UnknownNameError, and InputError for a file that cannot be read."""
         if name not in self.names():
             known = self.names()
             have = ", ".join(known) or "none"
             raise UnknownNameError(
                 f"there is no archive {name!r} in {self.path}{did_you_mean(name, known)} (it holds: {have})"
             )
-        return read_archive(self._file(name))
+        try:
+            return read_archive(self._file(name))
+        except RecommenderError as error:
+            raise InputError(
+                f"archive {name} cannot be read: {error}; put a copy in its place, or remove it: recommender archive remove {name}"
+            ) from error
+
+    def unreadable(self, name: str) -> str:
+        """Why the file of an archive cannot be read; '' where it can. Raises UnknownNameError."""
+        try:
+            self.open(name)
+        except InputError as error:
+            return str(error.__cause__)
+        return ""
 
     def add(
         self,
@@ -176,9 +186,19 @@ class Archives:
     def remove(self, name: str, *, source: str | None = None, workload: str | None = None) -> Runs:
         """Remove an archive, or its runs from one source, or of one workload, or both; return the runs removed.
 
-        An archive of which no run is left is gone. Raises UnknownNameError.
+        An archive of which no run is left is gone. One whose file cannot be read goes as a whole, and returns no runs.
+
+        Raises
+        ------
+        UnknownNameError
+            For an archive, a source or a workload that is not there.
+        InputError
+            For a part of an archive whose file cannot be read.
         """
         with locked(self._file(name)) if self.path.is_dir() else contextlib.nullcontext():
+            if source is None and workload is None and self.unreadable(name):
+                self._file(name).unlink()
+                return empty_runs()
             archive = self.open(name)
             gone = np.ones(len(archive.runs), dtype=bool)
             for what, wanted, column in (
@@ -290,13 +310,13 @@ def check(archive: Archive) -> Report:
                 f"fewer than {FEWEST} workloads: other units and outliers cannot be told from real differences"
             )
         names = looked.cells.names[looked.cells.workload]
-        problems += [*_units(looked), *_usual(archive.runs), *_repetitions(archive.runs)]
+        problems += [*among(looked), *_units(archive.runs), *_repetitions(archive.runs)]
     elif unusable:
         done = archive.runs.completed
         row, log_t = configuration_rows(_of_all(archive.runs), done), np.log(done["runtime_s"])
         table = pd.pivot_table(done.assign(row=row, log_t=log_t), "log_t", "workload", "row")
         y, names = table.reindex(columns=range(len(recorded))).to_numpy(float), table.index.to_numpy(object)
-        problems += [f"{unusable}; recommender archive remove takes runs out", *_usual(archive.runs)]
+        problems += [f"{unusable}; recommender archive remove takes runs out", *_units(archive.runs)]
     else:
         y, names = np.full((1, len(recorded)), np.nan), np.array([], dtype=object)
         problems.append("no run completed: nothing can be learnt from it")
@@ -357,31 +377,9 @@ def _twins(y: npt.NDArray[np.float64], names: npt.NDArray[np.object_]) -> list[s
     return found
 
 
-def _units(looked: Archived) -> list[str]:
-    """Workloads whose level is off the others' by about the ratio of two units, and by more than levels differ here."""
-    level = looked.level
-    if looked.workloads < FEWEST:
-        return []
-    off = level - np.median(level)
-    usual = float(np.median(np.abs(off))) / MAD
-    factor = float(np.exp(np.clip(FAR * usual, np.log(1.5), np.log(4.0))))  # a workload has a size of its own too
-    found = {
-        str(
-            name
-        ): f"{name} took {np.exp(abs(apart)):,.0f} x {'longer' if apart > 0 else 'less'} than the typical workload "
-        f"(near {near})"
-        for name, apart in zip(looked.workload, off, strict=True)
-        if abs(apart) > max(FAR * usual, np.log(10.0)) and (near := unit_near(float(apart), factor))
-    }
-    return [f"{said}: it is kept" for said in found.values()]
-
-
-def _usual(runs: Runs) -> list[str]:
-    """An archive that is out of the range of jobs as a whole."""
-    median = float(runs.completed["runtime_s"].median())
-    if USUAL_S[0] <= median <= USUAL_S[1]:
-        return []
-    return [f"the median runtime is {median:,.3g} s: seconds are expected, was another unit noted throughout?"]
+def _units(runs: Runs) -> list[str]:
+    """What shows another unit without a comparison of workloads."""
+    return [*billed(_of_all(runs), runs), *usual(runs)]
 
 
 def _repetitions(runs: Runs) -> list[str]:

@@ -17,6 +17,7 @@ from recommender.models import PerformanceModel, Prediction, measured, nothing_k
 from recommender.models.archive import believable
 from recommender.models.completing import tried
 from recommender.models.drift import since_change
+from recommender.models.noted import own_units
 from recommender.problem import Problem
 from recommender.ranking import rank
 from recommender.recommendation import NextRun, Recommendation
@@ -52,7 +53,7 @@ class Evidence:
     """Those of the workload as it now is: what was measured before a change is evidence of another workload, and no belief,
     incumbent or count may rest on it."""
     said: tuple[str, ...]
-    """What was left out, in words."""
+    """What was left out or says nothing, and which unit is asked about, in words."""
 
 
 def evidence(problem: Problem, runs: Runs, *, adapts: bool) -> Evidence:
@@ -60,7 +61,13 @@ def evidence(problem: Problem, runs: Runs, *, adapts: bool) -> Evidence:
     problem, said = believable(problem)
     runs = canonical(runs)
     now, changed = since_change(problem, runs) if adapts else (runs, ())
-    return Evidence(problem, runs, now if now is runs else canonical(now), (*said, *changed))
+    now = now if now is runs else canonical(now)
+    alone = (
+        f"the archive holds runs of {problem.workload} alone, the workload asked about: an archive is runs of other workloads, "
+        "and nothing is learnt from these; to use them, add them to the runs table"
+    )
+    said = (*((alone,) if problem.only_own else ()), *said, *changed, *own_units(problem, now))
+    return Evidence(problem, runs, now, said)
 
 
 class Strategy(Protocol):

@@ -45,6 +45,8 @@ class Problem:
     """The workload asked about; None when nothing was measured."""
     archive: Runs | None = None
     """Runs of other workloads."""
+    only_own: bool = False
+    """Whether an archive was given and holds runs of the workload asked about alone, so that there is none."""
     objective: Objective = "cost"
     """What is minimised: USD per run, or runtime."""
     deadline_s: float | None = None
@@ -166,11 +168,6 @@ def build_problem(
     others += [r.without(workload) if workload is not None else r for r in given]
     pool = pd.concat([r.frame for r in others if len(r)], ignore_index=True) if any(len(r) for r in others) else None
     notes: list[str] = []
-    if pool is None and any(len(r) for r in given):
-        notes.append(
-            f"the archive holds runs of {workload} alone, the workload asked about: an archive is runs of other workloads, and "
-            "nothing is learnt from these; to use them, add them to the runs table"
-        )
     if local_like is not None and local_like not in set(catalogue.types["family"]):
         raise UnknownNameError(
             f"--local-like {local_like!r} is no family of the catalogue{did_you_mean(local_like, set(catalogue.types['family']))}"
@@ -220,6 +217,7 @@ def build_problem(
         catalogue=catalogue,
         workload=workload,
         archive=Runs.from_frame(pool.dropna(axis="columns", how="all")) if pool is not None else None,
+        only_own=pool is None and any(len(r) for r in given),
         objective=objective,
         deadline_s=deadline_s,
         budget_usd=budget_usd,

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from test_selecta import POOL, planted
+from test_selecta import POOL, planted, some
 from typer.testing import CliRunner
 
 from recommender.archives import Archives, check, export, named_or_table, read_archive
@@ -196,6 +196,35 @@ class TestChecking:
         assert "near 60: minutes" in said
         assert "it is kept" in said
 
+    @pytest.mark.parametrize("bad", [2, 3])
+    def test_asks_about_a_group_of_workloads_that_is_off_by_it(self, store: Path, tmp_path: Path, bad: int) -> None:
+        frame = planted(workloads=6)
+        spread = frame.groupby("workload")["runtime_s"].transform("median") ** 0.75  # sizes less apart
+        frame["runtime_s"] /= spread / spread.median()
+        assert self.report(store, tmp_path, frame)[0] == ""
+        minutes = frame["workload"].isin([f"w{i:03}" for i in range(bad)])
+        frame["runtime_s"] = frame["runtime_s"].where(~minutes, frame["runtime_s"] / 60)
+        archive = Archives().add("mixed", saved(tmp_path / "m.parquet", frame), licence="MIT")
+        (said,) = check(archive).problems
+        assert all(f"w{i:03}" in said for i in range(bad))
+        assert f"less than the other {6 - bad} workloads (near 60: minutes for seconds?)" in said
+
+    @pytest.mark.parametrize("bad", [1, 3, 6])
+    @pytest.mark.parametrize(("ratio", "near"), [(60, "near 60: minutes"), (1e-3, "near 1,000: milliseconds")])
+    def test_asks_about_the_unit_of_workloads_few_or_all_by_what_they_were_billed(
+        self, store: Path, tmp_path: Path, ratio: float, near: str, bad: int
+    ) -> None:
+        frame = planted(workloads=6).assign(instance_type="m5.large")
+        frame["cost_usd"] = 0.096 * frame["node_count"] * frame["runtime_s"] / 3600
+        said, _ = self.report(store, tmp_path, frame)
+        assert "billed" not in said
+        theirs = frame["workload"] < f"w{bad:03}"
+        other = frame.assign(runtime_s=frame["runtime_s"].where(~theirs, frame["runtime_s"] / ratio))
+        archive = Archives().add("other", saved(tmp_path / "o.parquet", other), licence="MIT")
+        (said,) = [said for said in check(archive).problems if "billed" in said]
+        assert said.startswith(f"the runs of {', '.join(f'w{i:03}' for i in range(min(bad, 5)))}")
+        assert near in said
+
     @pytest.mark.parametrize(("factor", "said"), [(1000.0, "the median runtime is"), (1e-3, "the median runtime is")])
     def test_asks_about_an_archive_that_is_in_another_unit_as_a_whole(
         self, store: Path, tmp_path: Path, factor: float, said: str
@@ -240,12 +269,17 @@ class TestChecking:
         archive = Archives().add("jobs", saved(tmp_path / "runs.csv", frame))
         assert any("cannot be told apart" in sentence for sentence in check(archive).problems)
 
+    @pytest.mark.parametrize("name", ["scout", "c3o", "lynceus"])
+    def test_asks_about_no_unit_of_public_tables(self, store: Path, tmp_path: Path, mirror: Path, name: str) -> None:
+        found = check(Archives().add(name, fetch_dataset(name, mirror=mirror).files["runs"]))
+        assert not [said for said in found.problems if "seconds" in said or "billed" in said]
+
     def test_lumos_is_what_is_known_of_it(self, store: Path, tmp_path: Path, mirror: Path) -> None:
         data = fetch_dataset("lumos", mirror=mirror)
         found = check(Archives().add("lumos", data.files["runs"]))
         assert (found.workloads, found.configurations) == (92, 55)
         assert found.coverage == pytest.approx(0.98, abs=0.005)
-        assert not [sentence for sentence in found.problems if "left out" in sentence]
+        assert not [said for said in found.problems if "left out" in said or "for seconds" in said]
 
 
 class TestTheCommandLine:
@@ -284,12 +318,49 @@ class TestTheCommandLine:
         assert "note: the archive holds 1 workload:" in done.stderr
         assert {r["why"].split(": ")[1] for r in json.loads(done.stdout)[:2]} == {"the archive's best on average"}
 
+    @pytest.mark.parametrize("name", ["prior", "cloudbandit"])
+    def test_suggest_says_that_the_archive_is_of_the_workload_alone_and_that_a_unit_is_another(
+        self, store: Path, tmp_path: Path, name: str
+    ) -> None:
+        frame = planted(workloads=20)
+        mine = some(frame, "w001", [2, 11]).assign(workload="new")
+        own, minutes = (
+            saved(tmp_path / f"own{ratio}.csv", mine.assign(runtime_s=mine["runtime_s"] / ratio)) for ratio in (1, 3600)
+        )
+        POOL.assign(usd_per_hour=0.1).to_csv(tmp_path / "pool.csv", index=False)
+        asked = ("--candidates", str(tmp_path / "pool.csv"), "--strategy", name)
+        done = CliRunner().invoke(app, ["suggest", str(own), *asked, "--archive", str(own)])
+        assert done.stderr.count("the archive holds runs of new alone") == 1
+        archive = str(saved(tmp_path / "others.csv", frame))
+        done = CliRunner().invoke(app, ["suggest", str(minutes), *asked, "--archive", archive])
+        assert done.stderr.count("not noted in seconds") == 1
+
     def test_removes_some_runs_and_then_the_rest_and_says_so(self, store: Path, tmp_path: Path) -> None:
         self.run("archive", "add", "jobs", str(saved(tmp_path / "runs.csv", planted(workloads=2))))
         said = self.run("archive", "remove", "jobs", "--workload", "w000")
         assert said == f"jobs: removed {len(POOL)} runs of 1 workloads; {len(POOL)} runs are left\n"
         said = self.run("archive", "remove", "jobs")
         assert said == f"jobs: removed {len(POOL)} runs of 1 workloads; nothing is left of it\n"
+
+    def test_an_archive_that_cannot_be_read_hides_no_other_and_can_be_removed(
+        self, store: Path, tmp_path: Path
+    ) -> None:
+        path = saved(tmp_path / "runs.csv", planted(workloads=2))
+        for name in ("bad", "good"):
+            self.run("archive", "add", name, str(path))
+        (store / "bad.parquet").write_bytes((store / "bad.parquet").read_bytes()[:-100])
+        listed = CliRunner().invoke(app, ["archive", "list", "--format", "json"])
+        assert listed.exit_code == 0
+        assert [row["name"] for row in json.loads(listed.stdout)] == ["good"]
+        assert "archive bad cannot be read" in listed.stderr
+        for words in (["show"], ["check"], ["remove", "--workload", "w000"]):
+            done = CliRunner().invoke(app, ["archive", words[0], "bad", *words[1:]])
+            assert isinstance(done.exception, InputError)
+            assert "remove it: recommender archive remove bad" in str(done.exception)
+        said = self.run("archive", "remove", "bad")
+        assert said.startswith("bad: removed; what it held is not known, since its file could not be read: ")
+        assert "not a readable Parquet file" in said
+        assert Archives().names() == ["good"]
 
     def test_without_archives_says_how_to_make_one(self, store: Path) -> None:
         done = CliRunner().invoke(app, ["archive", "list"])

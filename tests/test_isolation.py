@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import re
+
 import numpy as np
 import pandas as pd
 import pytest
 from test_selecta import ask, planted, some
 
+from recommender.composition import evidence
 from recommender.explanation import explain
 from recommender.models.archive import believable
-from recommender.problem import Problem
+from recommender.problem import Problem, build_problem
 from recommender.runs import Runs
 from recommender.strategies import calibrated, strategy
 
@@ -128,3 +131,78 @@ class TestADeviationThatWorkloadsShare:
         problem, _ = ask(frame.assign(runtime_s=frame["runtime_s"].where(~mixed, frame["runtime_s"] * 1000.0)))
         (said,) = believable(problem)[1]
         assert said.startswith("w008 of the archive is left out: runtimes scattered")
+
+
+class TestAnotherUnit:
+    """The workload's own runs, or all of the archive, are not noted in seconds."""
+
+    def asked(self, ratio: float, **columns: object) -> tuple[Problem, Runs]:
+        """About a typical workload, its runtimes divided by `ratio`; `columns` of its runs."""
+        frame = planted(workloads=20)
+        typical = frame.groupby("workload")["runtime_s"].median().sort_values().index[10]
+        mine = some(frame, typical, [2, 11, 17]).assign(workload="new", **columns)
+        return ask(frame[frame["workload"] != typical], mine.assign(runtime_s=mine["runtime_s"] / ratio))
+
+    @pytest.mark.parametrize("name", [*ARCHIVED, "random", "price-only", "cherrypick", "cloudbandit", "trees"])
+    def test_is_said_once_by_every_strategy_that_is_given_an_archive(self, name: str) -> None:
+        def said(ratio: float) -> list[str]:
+            warnings = strategy(name).recommend(*self.asked(ratio)).warnings
+            return [w for w in warnings if "not noted in seconds" in w]
+
+        assert said(1.0) == []
+        (sentence,) = said(60.0)
+        assert "shorter than the archive's typical workload (near 60: minutes for seconds?)" in sentence
+
+    @pytest.mark.parametrize(
+        ("ratio", "said"),
+        [
+            (60.0, "shorter.*near 60: minutes"),
+            (1e-3, "longer.*near 1,000: milliseconds"),
+            (3600.0, "near 3,600: hours"),
+        ],
+    )
+    def test_is_named_and_leaves_the_runs_in(self, ratio: float, said: str) -> None:
+        problem, runs = self.asked(ratio)
+        known = evidence(problem, runs, adapts=False)
+        assert len(known.now) == len(runs)
+        (sentence,) = known.said
+        assert re.search(said, sentence)
+
+    def test_of_an_archive_that_is_in_minutes_as_a_whole_is_said_too(self) -> None:
+        frame = planted(workloads=20)
+        typical = frame.groupby("workload")["runtime_s"].median().sort_values().index[10]
+        others = frame[frame["workload"] != typical]
+        mine = some(frame, typical, [2, 11]).assign(workload="new")
+        problem, runs = ask(others.assign(runtime_s=others["runtime_s"] / 60), mine)
+        (sentence,) = strategy("auto").remarks(problem, runs)
+        assert "longer than the archive's typical workload (near 60: minutes for seconds?)" in sentence
+
+
+class TestABill:
+    """Runs of two hours that were billed at a tenth of the price, or by a cloud that bills a minute at least."""
+
+    def said(self, runtime_s: float, cost_usd: float) -> tuple[str, ...]:
+        pool = pd.DataFrame({"instance_type": ["t"], "node_count": [2], "usd_per_hour": [0.5]})
+        mine = pool[["instance_type", "node_count"]].assign(workload="new", runtime_s=runtime_s, cost_usd=cost_usd)
+        problem, runs = build_problem(mine, candidates=pool)
+        return evidence(problem, runs, adapts=False).said
+
+    @pytest.mark.parametrize("paid", [1.0, 0.1, 2.0])
+    def test_of_seconds_says_nothing_whatever_the_discount(self, paid: float) -> None:
+        assert self.said(7200.0, 2.0 * paid) == ()
+
+    @pytest.mark.parametrize(
+        ("runtime_s", "said"),
+        [
+            (120.0, "billed 60 x more .*near 60: minutes"),
+            (2.0, "billed 3,600 x more .*near 3,600: hours"),
+            (7.2e6, "billed 1,000 x less .*near 1,000: milliseconds"),
+        ],
+    )
+    def test_shows_the_unit_without_any_other_workload(self, runtime_s: float, said: str) -> None:
+        (sentence,) = self.said(runtime_s, 2.0)
+        assert re.search(said, sentence)
+        assert "runtime_s is not in seconds, or cost_usd not in USD a run" in sentence
+
+    def test_of_the_least_that_is_billed_says_nothing(self) -> None:
+        assert self.said(1.0, 60 / 3600) == ()

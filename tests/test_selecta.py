@@ -310,17 +310,6 @@ class TestBadArchives:
         assert "left out" in said
         assert "left out" not in quiet
 
-    @pytest.mark.parametrize(("ratio", "near"), [(60, "near 60: minutes"), (1 / 1000, "near 1,000: milliseconds")])
-    def test_a_whole_archive_in_another_unit_is_asked_about(self, ratio: float, near: str) -> None:
-        frame = planted(workloads=20)
-        typical = frame.groupby("workload")["runtime_s"].median().sort_values().index[10]
-        others, mine = frame[frame["workload"] != typical], some(frame, typical, [2, 11]).assign(workload="new")
-        quiet = self.answer(others, mine)[1]
-        said = self.answer(others.assign(runtime_s=others["runtime_s"] / ratio), mine)[1]
-        assert near in said
-        assert "not noted in seconds" in said
-        assert "not noted in seconds" not in quiet
-
     def test_a_workload_half_of_whose_runs_are_in_other_units_too(
         self, frame: pd.DataFrame, mine: pd.DataFrame
     ) -> None:

@@ -45,36 +45,46 @@ def remove_command(
     workload: Annotated[str | None, typer.Option(help="Only the runs of this workload.")] = None,
     store: Store = None,
 ) -> None:
-    """Remove an archive, or some of its runs, and say what was removed.
+    """Remove an archive, or some of its runs, and say what was removed; as a whole also one that cannot be read.
 
     Example: recommender archive remove spark --source runs.csv
     """
     from recommender.archives import Archives
 
     archives = Archives(store)
+    unread = archives.unreadable(name)
     gone = archives.remove(name, source=source, workload=workload)
+    if unread:
+        typer.echo(f"{name}: removed; what it held is not known, since its file could not be read: {unread}")
+        return
     left = f"{len(archives.open(name).runs)} runs are left" if name in archives.names() else "nothing is left of it"
     typer.echo(f"{name}: removed {len(gone)} runs of {len(gone.workloads)} workloads; {left}")
 
 
 @app.command("list")
 def list_command(form: FormatOption = Format.TABLE, store: Store = None) -> None:
-    """List the archives."""
+    """List the archives; those that cannot be read are named on standard error."""
     from recommender.archives import Archives
+    from recommender.errors import InputError
 
-    archives = Archives(store)
-    rows = [
-        {
-            "name": name,
-            "runs": len(archive.runs),
-            "workloads": len(archive.runs.workloads),
-            "sources": archive.provenance["source"].nunique(),
-            "licences": ", ".join(sorted(archive.provenance["licence"].dropna().unique())) or "not stated",
-        }
-        for name in archives.names()
-        for archive in [archives.open(name)]
-    ]
-    if not rows and form is Format.TABLE:
+    archives, rows = Archives(store), list[dict[str, object]]()
+    names = archives.names()
+    for name in names:
+        try:
+            archive = archives.open(name)
+        except InputError as error:
+            typer.echo(f"note: {error}", err=True)
+            continue
+        rows.append(
+            {
+                "name": name,
+                "runs": len(archive.runs),
+                "workloads": len(archive.runs.workloads),
+                "sources": archive.provenance["source"].nunique(),
+                "licences": ", ".join(sorted(archive.provenance["licence"].dropna().unique())) or "not stated",
+            }
+        )
+    if not names and form is Format.TABLE:
         typer.echo(f"no archives in {archives.path}; make one with: recommender archive add NAME RUNS", err=True)
         return
     _print(rows, ["name", "runs", "workloads", "sources", "licences"], form)

@@ -102,6 +102,7 @@ def suggest(
         _design(asked, strategy, design_budget, design_criterion, form)
         return
     from recommender.automatic import Auto
+    from recommender.composition import evidence
     from recommender.pending import batch
     from recommender.report.tables import suggestions_as_csv, suggestions_as_text
     from recommender.strategies import ModelBased, calibrated
@@ -111,7 +112,11 @@ def suggest(
     with Bar(LEFT_OUT) as bar:
         chosen = calibrated(named(strategy), progress=bar.progress) if calibrate else named(strategy)
         next_runs = batch(chosen, problem, runs, count)
-        remarks = chosen.remarks(problem, runs) if isinstance(chosen, ModelBased | Auto) else ()
+        remarks = (
+            chosen.remarks(problem, runs)
+            if isinstance(chosen, ModelBased | Auto)
+            else evidence(problem, runs, adapts=False).said
+        )
     for said in remarks:
         typer.echo(f"note: {said}", err=True)
     if form is Format.JSON:

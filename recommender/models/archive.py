@@ -35,10 +35,6 @@ from recommender.runs import Runs
 
 CONTRADICTION = float(np.log(10.0))
 """Least difference of ln(runtime) between repetitions, or of a cell from the additive model, that is left out."""
-UNITS = {60.0: "minutes", 1000.0: "milliseconds", 3600.0: "hours"}
-"""Ratio of runtimes -> the unit that was noted for seconds, or seconds for it."""
-APART = 30.0
-"""Ratio of a workload's runtimes to the archive's typical ones from which on another unit is asked about."""
 NOTHING_LEFT = "nothing believable is left of the archive"
 
 Kept = TypeVar("Kept")
@@ -99,19 +95,6 @@ class Archived:
         """Different workloads."""
         return len(set(self.workload))
 
-    def other_unit(self, y: Array) -> str:
-        """That y (columns,), NaN unmeasured, is out of all proportion to the archive, in words; '' where it is not."""
-        apart = float(np.nanmean(y - self.column) - np.median(self.level))
-        if abs(apart) <= np.log(APART):
-            return ""
-        near = unit_near(apart, 3.0)
-        return (
-            f"the workload's own runs take {np.exp(abs(apart)):,.0f} x {'longer' if apart > 0 else 'shorter'} than the archive's "
-            f"typical workload{f' (near {near})' if near else ''}: unless it is so much "
-            f"{'larger' if apart > 0 else 'smaller'}, one of the two is not noted in seconds, and what is not in seconds is "
-            "priced wrongly"
-        )
-
     def part(self, contexts: npt.NDArray[np.intp]) -> Archived:
         """The archive without all other contexts."""
         level, column, _ = additive(self.filled[contexts])
@@ -132,12 +115,6 @@ class Archived:
             context=self.context[contexts],
             counters=replace(c, context=place[c.context[in_]], configuration=c.configuration[in_], value=c.value[in_]),
         )
-
-
-def unit_near(apart: float, factor: float) -> str:
-    """The unit ratio within `factor` of exp(|apart|), and its unit; '' for none."""
-    ratio = min(UNITS, key=lambda r: abs(abs(apart) - np.log(r)))
-    return f"{ratio:,.0f}: {UNITS[ratio]} for seconds?" if abs(abs(apart) - np.log(ratio)) <= np.log(factor) else ""
 
 
 def archived(problem: Problem) -> Archived:

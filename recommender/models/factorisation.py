@@ -96,7 +96,6 @@ class Collaborative:
         y = np.where(seen.count > 0, seen.log_runtime, np.nan)[a.columns]
         x = self._counters(problem, runs, a)
         k = int(np.isfinite(y).sum())
-        unit = a.other_unit(y) if k else ""
         mean, spread = taught.folded.fold_in(y, x)
         stopped = np.where(np.isnan(y), seen.censored_log[a.columns], -np.inf)
         for c in np.flatnonzero(np.isfinite(stopped) & np.isfinite(mean)):
@@ -122,7 +121,7 @@ class Collaborative:
             completing=a.cells.completing,
             excluded=memory.excluded,
             reasons=memory.reasons,
-            warnings=(*self._warnings(problem, runs, taught, k), *((unit,) if unit else ())),
+            warnings=self._warnings(problem, runs, taught, k),
             binding=lambda i: remark + memory.remark(i),
         )
         return with_measurements(prediction, problem, runs)
