@@ -93,7 +93,9 @@ class TestAChange:
         assert "the workload changed" in words(times)
 
     def test_is_found_by_one_run_each_of_two_configurations(self) -> None:
-        assert left([100.0, 200.0, 50.0, 150.0, 300.0], "abcab") == 2
+        assert left([100.0, 200.0, 50.0, 200.0, 400.0], "abcab") == 2
+        assert left([100.0, 200.0, 50.0, 150.0, 300.0], "abcab") == 5, "1.5 x of what ran once each may be noise"
+        assert left([100.0, 200.0, 101.0, 198.0, 150.0, 300.0], "ababab") == 2
         assert left([100.0, 200.0, 50.0, 150.0, 200.0], "abcab") == 5, "the second did not change"
 
     def test_of_little_is_not_worth_the_runs_before_it(self) -> None:
