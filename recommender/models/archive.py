@@ -118,7 +118,7 @@ class Archived:
 
 
 def archived(problem: Problem) -> Archived:
-    """The believable part of a problem's archive, contexts in sorted order; computed once.
+    """The believable part of a problem's archive, contexts in the order of `archive_cells`; computed once.
 
     Raises
     ------
@@ -197,7 +197,7 @@ def _look_through(problem: Problem, cells: ArchiveCells) -> Archived:
         y[twice] = np.nan
         out[:, columns] |= twice
         said.append(
-            f"{int(twice.sum())} configurations of {listed(names[twice.any(axis=1)])} have repetitions in the archive that "
+            f"{int(twice.sum())} configurations of {listed(np.sort(names[twice.any(axis=1)]))} have repetitions in the archive that "
             "differ more than tenfold: they are left out"
         )
     keep = np.asarray(np.isfinite(y).any(axis=1))
@@ -225,7 +225,7 @@ def _look_through(problem: Problem, cells: ArchiveCells) -> Archived:
     far = lonely(np.nan_to_num(residual), max(CONTRADICTION, SCATTER * scatter), names[keep])
     if far.any() and len(part) >= FEWEST:
         said.append(
-            f"{int(far.sum())} cells of {listed(names[keep][far.any(axis=1)])} are left out: more than tenfold off what their "
+            f"{int(far.sum())} cells of {listed(np.sort(names[keep][far.any(axis=1)]))} are left out: more than tenfold off what their "
             "workload and configuration take otherwise"
         )
         out[np.ix_(keep, columns)] |= far
@@ -290,7 +290,7 @@ def _contradictions(problem: Problem, cells: ArchiveCells, columns: npt.NDArray[
 
 def _left_out(names: npt.NDArray[np.object_]) -> str:
     several = len(set(map(str, names))) > 1
-    return f"{listed(names)} of the archive {'are' if several else 'is'} left out"
+    return f"{listed(np.sort(names))} of the archive {'are' if several else 'is'} left out"
 
 
 def _inputs(problem: Problem, cells: ArchiveCells) -> Array:

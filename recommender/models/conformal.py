@@ -25,6 +25,7 @@ from scipy.special import ndtri, stdtrit
 from recommender.errors import InsufficientEvidenceError
 from recommender.inputs import at_inputs, scale_column
 from recommender.models import MEASURED, Array, PerformanceModel, Prediction, configuration_rows, measured
+from recommender.models.contexts import by_content
 from recommender.problem import Problem
 from recommender.runs import Runs
 
@@ -132,8 +133,9 @@ def calibrate(
     nothing = Calibration(1.0, 0, 0, float("nan"))
     if problem.archive is None or not len(problem.archive):
         return nothing
-    names = sorted(problem.archive.workloads)
-    names = [names[i] for i in np.unique(np.linspace(0, len(names) - 1, MOST_GROUPS).astype(int))]
+    _, first = np.unique(by_content(problem.archive), return_index=True)
+    every = problem.archive.frame["workload"].to_numpy(object)[first]
+    names = [str(every[i]) for i in np.unique(np.linspace(0, len(every) - 1, MOST_GROUPS).astype(int))]
     here = shown(problem, runs)
     scores, groups = [], []
     for k, name in enumerate(names):
@@ -145,9 +147,9 @@ def calibrate(
             groups.append(np.full(len(own), k))
     if not scores:
         return nothing
-    every = np.concatenate(scores)
-    factor = quantile(every, np.concatenate(groups), level) / half
-    return Calibration(max(factor, 1e-3), len(scores), len(every), float(np.mean(every <= half)))
+    u = np.concatenate(scores)
+    factor = quantile(u, np.concatenate(groups), level) / half
+    return Calibration(max(factor, 1e-3), len(scores), len(u), float(np.mean(u <= half)))
 
 
 @dataclass(frozen=True)

@@ -4,6 +4,9 @@ A context is a workload at one input. Configurations are held against each other
 costs is not known; so two configurations are comparable where contexts that ran several of them link the two. Where inputs
 and configurations went together (each type tried at a size of its own), no context links them, and to take a
 workload's runs together would call the type with the small input fast.
+
+Workloads are numbered by what they ran, and never by what they are called: whoever deals them to folds or takes some evenly
+does it by these numbers, so that another name changes no answer.
 """
 
 from __future__ import annotations
@@ -19,6 +22,7 @@ from scipy.sparse.csgraph import connected_components
 from recommender.errors import InsufficientEvidenceError
 from recommender.models import configuration_rows
 from recommender.problem import Problem
+from recommender.runs import Runs
 
 LIKE = 1.25
 """Inputs of a workload that differ by no more than this factor are one where they hardly recur: measured sizes jitter."""
@@ -35,7 +39,7 @@ class Contexts(NamedTuple):
     row: Codes
     """Configuration of each run."""
     context: Codes
-    """Context of each run, 0, 1 ... in sorted order."""
+    """Context of each run, 0, 1 ... in the order of `by_content` and then of inputs."""
     said: tuple[str, ...]
     """What is not compared, and why."""
 
@@ -51,9 +55,10 @@ def contexts(problem: Problem) -> Contexts:
     assert problem.archive is not None
     frame, inputs = problem.archive.frame, problem.archive.inputs
     row = configuration_rows(problem, frame)
-    frame, row = frame[row >= 0], row[row >= 0]
-    done, workload = (frame["status"] == "completed").to_numpy(), _codes(frame["workload"])
-    context = _codes([frame[c] for c in ("workload", *inputs)])
+    at = row >= 0
+    frame, row = frame[at], row[at]
+    done, workload = (frame["status"] == "completed").to_numpy(), _codes(pd.Series(by_content(problem.archive)[at]))
+    context = _codes([pd.Series(workload), *(frame[c] for c in inputs)])
     if context.max(initial=0) == workload.max(initial=0):
         return Contexts(frame, row, context, ())
     recurring = bool(_several(row, context, done)[done].mean() >= 0.5)
@@ -71,6 +76,27 @@ def contexts(problem: Problem) -> Contexts:
             )
             said = (*said, lone)
     return Contexts(frame[keep], row[keep], _codes(pd.Series(context[keep])), said)
+
+
+def by_content(runs: Runs) -> Codes:
+    """Number of each run's workload, 0, 1 ... in the order of their runs (configuration, input, result), whatever they are called.
+
+    Workloads of the same runs are in the order of their applications' runs; those of which these are the same too are alike
+    to every model, so that their order does not matter.
+    """
+    frame = runs.frame
+    what = ["instance_type", "node_count", "vcpus", *runs.params, *runs.inputs, "status", "runtime_s", *runs.metrics]
+    run = _codes([frame[c] for c in what])
+    return _numbered(frame["workload"], run, _numbered(frame["application"], run, run))
+
+
+def _numbered(names: pd.Series, run: Codes, then: Codes) -> Codes:
+    """Number of each row's name, in the order of what `run`, and `then`, are of its rows."""
+    of, _ = pd.factorize(names)
+    by = pd.DataFrame({"run": run, "then": then}).sort_values("run", kind="stable").groupby(pd.Series(of))
+    held = list(zip(by["run"].agg(list), by["then"].first(), strict=True))
+    order = sorted(range(len(held)), key=held.__getitem__)
+    return np.asarray(np.argsort(order)[of], dtype=np.intp)
 
 
 def _codes(keys: pd.Series | list[pd.Series]) -> Codes:

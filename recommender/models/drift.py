@@ -7,12 +7,12 @@ e_t    x_t less its configuration's mean before the last w runs again, of those 
 δ      what more than half of these e_t (of two: both) reach, and of their configurations' means too, all to one side
 W      Σ n m/(n + m) over configurations with n runs before and m after
 s²     of σ²: squared residuals, outliers cut, of x = (mean of the configuration) + (one shift for all after) and of all segments
-       before the last change, with NOISE_PRIOR_DOF more of NOISE_PRIOR²; ν its degrees of freedom, TAILS at most
-change |δ| > LEAST and K P(|t_ν| > |δ| √W/s) < ALPHA, K being the tests so far; it is taken back when later runs no longer bear
+       before the last change, with PRIOR_DOF more of PRIOR²; ν its degrees of freedom, TAILS at most in P
+change |δ| > LEAST and √K P(|t_ν| > |δ| √W/s) < ALPHA, K being the tests so far; it is taken back when later runs no longer bear
        it out (K = 1)
 
 So one run never is a change: the last one again, where it deviates by itself (|e| > LEAST and P(|t_ν| > |e|/(s √(1 + 1/n))) <
-ALPHA), is said and nothing is left out. An outlier among runs at the old level is no change, and what a noisy workload shows of its noise is kept. Runs of configurations not run before say nothing: how those differ is what is asked.
+ALPHA_ALONE), is said and nothing is left out. An outlier among runs at the old level is no change, and what a noisy workload shows of its noise is kept. Runs of configurations not run before say nothing: how those differ is what is asked.
 
 So a workload that changed and was since run on new configurations alone is not noticed. An archive predicts those only to
 the spread between workloads (about 10 % on the best covered of public tables, 20 % over all), the errors of one workload's
@@ -30,14 +30,20 @@ import pandas as pd
 from scipy.special import stdtr
 
 from recommender.inputs import scale_column
-from recommender.models import NOISE_PRIOR, NOISE_PRIOR_DOF, Array, configuration_rows
+from recommender.models import Array, configuration_rows
 from recommender.models.archive import listed
 from recommender.models.unusual import MAD
 from recommender.problem import Problem
 from recommender.runs import Runs
 
-ALPHA = 0.01
-"""Probability that noise alone would look like what is called a change, over all tests."""
+ALPHA = 0.0025
+"""P(noise alone would look like what is called a change) in the first test; 1/√K of it in the K-th. Tests share runs: 1/K would
+be too much, and would make the first ones, which know least of the noise, the most lenient."""
+ALPHA_ALONE = 0.01
+"""The same of one run that deviates by itself, of which only a warning comes."""
+PRIOR, PRIOR_DOF = 0.06, 3.0
+"""Deviation of ln(runtime) that is believed before any repetition, and the degrees of freedom that it counts for. More than
+typical noise (2.5 %, median of Lumos): two pairs that happen to agree do not show that a noisy workload is quiet."""
 LEAST = float(np.log(1.25))
 """Least change of ln(runtime): less is not worth the runs before it."""
 LEAST_ALONE = float(np.log(1.75))
@@ -79,6 +85,32 @@ class _Segment:
     """Degrees of freedom of those."""
     apart: float
     """δ by which it differs from the one before."""
+
+
+@dataclass(frozen=True, eq=False)
+class _Sums:
+    """Cumulative sums by configuration, (runs + 1, configurations): what a window holds is a difference of two rows."""
+
+    group: Rows
+    run: Array
+    """x of each run, about its configuration's mean."""
+    count: Array
+    x: Array
+    x2: Array
+
+    @staticmethod
+    def of(group: Rows, x: Array) -> _Sums:
+        """Of runs in the order of time."""
+        one = np.zeros((len(x) + 1, int(group.max(initial=-1)) + 1))
+        one[np.arange(1, len(x) + 1), group] = 1.0
+        run = x - (np.bincount(group, x) / np.maximum(np.bincount(group), 1))[group]  # what is added up stays small
+        each = np.concatenate([[0.0], run])[:, None]
+        return _Sums(group, run, *(np.cumsum(part, axis=0) for part in (one, one * each, one * each**2)))
+
+    def squares(self, start: int, stop: int) -> float:
+        """Sum of squares of x in [start, stop) about the means of configurations."""
+        n, x, x2 = (part[stop] - part[start] for part in (self.count, self.x, self.x2))
+        return max(float((x2 - x**2 / np.maximum(n, 1.0)).sum()), 0.0)
 
 
 def since_change(problem: Problem, runs: Runs) -> tuple[Runs, tuple[str, ...]]:
@@ -127,27 +159,25 @@ def _last_change(rows: bytes, log_runtimes: bytes) -> Change:
     row, log_t = np.frombuffer(rows, dtype=np.intp), np.frombuffer(log_runtimes)
     place = np.flatnonzero(row >= 0)
     _, group = np.unique(row[place], return_inverse=True)
-    x, tests = log_t[place], 0
-    found = [_Segment(0, NOISE_PRIOR_DOF * NOISE_PRIOR**2, NOISE_PRIOR_DOF, 0.0)]
-    again = list[int]()  # since the last change
+    x = log_t[place]
+    sums = _Sums.of(group, x)
+    found = [_Segment(0, PRIOR_DOF * PRIOR**2, PRIOR_DOF, 0.0)]
+    again, tests = list[int](), 0  # since the last change
     for t in _again(group, 0, len(x)):
         now = found[-1]
-        if group[t] not in group[now.start : t]:
+        if sums.count[t, group[t]] == sums.count[now.start, group[t]]:
             continue
         again.append(t)
         for w in (w for w in WINDOWS if w <= len(again)):
             s, tests = again[-w], tests + 1
-            moved = _shift(group, x, now, s, t + 1)
-            if moved is not None and moved[1] * tests < ALPHA:
+            moved = _shift(sums, now, s, t + 1, ALPHA / np.sqrt(tests))
+            if moved is not None:
                 residual, free = _within(group[now.start : s], x[now.start : s])
-                found.append(_Segment(s, now.squares + residual, now.dof + free, moved[0]))
+                found.append(_Segment(s, now.squares + residual, now.dof + free, moved))
                 again = _again(group, s, t + 1)
                 break
         else:
-            while len(found) > 1:  # in hindsight
-                moved = _shift(group, x, found[-2], found[-1].start, t + 1)
-                if moved is not None and moved[1] < ALPHA:
-                    break
+            while len(found) > 1 and _shift(sums, found[-2], found[-1].start, t + 1, ALPHA) is None:  # in hindsight
                 found.pop()
                 again = _again(group, found[-1].start, t + 1)
     now = found[-1]
@@ -160,7 +190,7 @@ def _last_change(rows: bytes, log_runtimes: bytes) -> Change:
     before = x[now.start : last][group[now.start : last] == group[last]]
     e, dof = float(x[last] - before.mean()), now.dof + free
     deviation = np.sqrt((now.squares + residual) / dof * (1.0 + 1.0 / len(before)))
-    if abs(e) <= LEAST or _chance(e / deviation, dof) >= ALPHA:
+    if abs(e) <= LEAST or _chance(e / deviation, dof) >= ALPHA_ALONE:
         return Change(first, now.apart)
     return Change(first, now.apart, int(place[last]), e)
 
@@ -171,25 +201,35 @@ def _again(group: Rows, start: int, stop: int) -> list[int]:
     return [start + i for i in range(stop - start) if i not in first]
 
 
-def _shift(group: Rows, x: Array, now: _Segment, s: int, stop: int) -> tuple[float, float] | None:
-    """δ of the runs from s to `stop` against those of `now` before, and its P; None where |δ| ≤ LEAST or there are not two."""
-    group, x, s = group[now.start : stop], x[now.start : stop], s - now.start
-    k = int(group.max()) + 1
-    n, m = np.bincount(group[:s], minlength=k), np.bincount(group[s:], minlength=k)
-    level = np.bincount(group[:s], x[:s], minlength=k) / np.maximum(n, 1)
-    e = (x[s:] - level[group[s:]])[n[group[s:]] > 0]
+def _shift(sums: _Sums, now: _Segment, s: int, stop: int, alpha: float) -> float | None:
+    """δ of the runs from s to `stop` against those of `now` before; None where noise looks so with P of `alpha` or more."""
+    after = sums.group[s:stop]
+    ran = sums.count[s, after] - sums.count[now.start, after]
+    e = (sums.run[s:stop] - (sums.x[s, after] - sums.x[now.start, after]) / np.maximum(ran, 1.0))[ran > 0]
     if len(e) < 2:
         return None
-    weight = n * m / np.maximum(n + m, 1)
-    moved = (np.bincount(group[s:], x[s:], minlength=k) / np.maximum(m, 1) - level)[weight > 0]
-    sign = float(np.sign(e.mean()))
-    delta = min(_most(sign * e), _most(sign * moved))
-    if delta <= (LEAST if (m[group[:s]] > 0).sum() > 1 else LEAST_ALONE):
+    sign = float(np.sign(e.sum()))
+    delta = _most(sign * e)
+    if delta <= LEAST:
         return None
-    level_shift = float((weight[weight > 0] * moved).sum() / weight.sum())
-    residual, free = _within(group, np.concatenate([x[:s], x[s:] - level_shift]))
-    dof = now.dof + free - 1
-    return sign * delta, _chance(delta * np.sqrt(weight.sum() * dof / (now.squares + residual)), dof)
+    n, m = sums.count[s] - sums.count[now.start], sums.count[stop] - sums.count[s]
+    both = (n > 0) & (m > 0)
+    n, m = n[both], m[both]
+    moved = (sums.x[stop] - sums.x[s])[both] / m - (sums.x[s] - sums.x[now.start])[both] / n
+    delta = min(delta, _most(sign * moved))
+    if delta <= (LEAST if n.sum() > 1 else LEAST_ALONE):
+        return None
+    weight = n * m / (n + m)
+    total, level_shift = float(weight.sum()), float(weight @ moved) / float(weight.sum())
+    # Most changes are clear even by residuals that are not cut, and those need no look at every run.
+    within = sums.squares(now.start, s) + sums.squares(s, stop) + float(weight @ (moved - level_shift) ** 2)
+    dof = now.dof + stop - now.start - int((sums.count[stop] > sums.count[now.start]).sum()) - 1
+    if _chance(delta * np.sqrt(total * dof / (now.squares + within)), dof) >= alpha:
+        x = np.concatenate([sums.run[now.start : s], sums.run[s:stop] - level_shift])
+        within, _ = _within(sums.group[now.start : stop], x)
+        if _chance(delta * np.sqrt(total * dof / (now.squares + within)), dof) >= alpha:
+            return None
+    return sign * delta
 
 
 def _most(e: Array) -> float:
@@ -205,7 +245,7 @@ def _within(group: Rows, x: Array) -> tuple[float, int]:
         return 0.0, 0
     residual = np.abs(x - (np.bincount(group, x) / np.maximum(count, 1))[group])[count[group] > 1]
     robust = float(np.median(residual)) / MAD * np.sqrt(len(residual) / dof)
-    return float((np.minimum(residual, OUTLIER * max(robust, NOISE_PRIOR)) ** 2).sum()), dof
+    return float((np.minimum(residual, OUTLIER * max(robust, PRIOR)) ** 2).sum()), dof
 
 
 def _chance(t: float, dof: float) -> float:

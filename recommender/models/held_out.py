@@ -7,7 +7,8 @@ v_i    ln of the objective of configuration i: ln(runtime) + price_i, price_i = 
 c      argmin_i of the predicted v_i, with the measured v_i on S; only configurations the workload really ran
 regret v_c − min_i v_i, by the workload's own runs: ln of how many times the best it costs, or takes
 
-Folds are whole applications where there are FOLDS or more of them, else workloads: a new job is rarely an old program.
+Folds are whole applications where there are FOLDS or more of them, else workloads: a new job is rarely an old program. They
+are dealt in the order of size and then of what was run, never of names.
 """
 
 from __future__ import annotations
@@ -85,11 +86,12 @@ def _folds(problem: Problem) -> tuple[Fold, ...]:
     if len(a.y) > MOST_CONTEXTS:
         a = a.part(np.linspace(0, len(a.y) - 1, MOST_CONTEXTS).astype(np.intp))
     group = a.application if len(set(a.application)) >= FOLDS else a.workload
-    sizes = pd.Series(group).value_counts()
-    largest = sorted(sizes.index, key=lambda name: (-sizes[name], name))
-    fold = pd.Series(group).map({name: i % FOLDS for i, name in enumerate(largest)}).to_numpy()
+    of, names = pd.factorize(group)  # contexts are in the order of what was run, which no name changes
+    dealt = np.empty(len(names), dtype=np.intp)
+    dealt[np.argsort(-np.bincount(of), kind="stable")] = np.arange(len(names)) % FOLDS  # the largest first
+    fold = dealt[of]
     price, found = log_price(problem)[a.columns], []
-    for number in range(min(FOLDS, len(largest))):
+    for number in range(min(FOLDS, len(names))):
         test = np.flatnonzero((fold == number) & (np.isfinite(a.y).sum(axis=1) > max(COUNTS)))
         train = np.flatnonzero(fold != number)
         if not len(test):

@@ -68,9 +68,9 @@ def _against_archive(problem: Problem, runs: Runs) -> str:
 
 def billed(problem: Problem, runs: Runs) -> list[str]:
     """Workloads that were billed what their machines do not cost on demand for as long as they are said to have run."""
-    frame = runs.completed
-    if not frame["cost_usd"].gt(0).any():
+    if not (runs.frame["cost_usd"].to_numpy(float) > 0).any():
         return []
+    frame = runs.completed
     offers, row = problem.candidates.offers, configuration_rows(problem, frame)
     usd_per_hour = price_option(BY_NAME["on-demand"], offers, problem.catalogue.spot).usd_per_hour * offers.nodes
     price = np.full(len(problem.configurations) + 1, np.nan)  # the last: no candidate

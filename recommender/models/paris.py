@@ -266,7 +266,7 @@ def _cells(problem: Problem, a: Archived, s: Rows, names: tuple[str, ...]) -> Ce
         i=i,
         x=np.hstack([f[u], hardware(problem)[a.columns][i]]),
         r=a.filled[u, i] - level[u],
-        group=np.unique(group.astype(str), return_inverse=True)[1][u],
+        group=pd.factorize(group)[0][u],
         kind=np.unique(kinds, return_inverse=True)[1][i],
         judged=~np.isin(i, s),
     )

@@ -219,8 +219,7 @@ def _folds(cells: ArchiveCells, chosen: npt.NDArray[np.intp]) -> npt.NDArray[np.
     """Fold of each chosen context: those of one application (or, where that is not said, workload) stay together."""
     named = cells.application[chosen]
     label = np.where(pd.isna(named), cells.names[cells.workload[chosen]], named).astype(str)
-    result: npt.NDArray[np.intp] = (np.unique(label, return_inverse=True)[1] % FOLDS).astype(np.intp)
-    return result
+    return np.asarray(pd.factorize(label)[0] % FOLDS, dtype=np.intp)
 
 
 def _space(problem: Problem, space: Features) -> _Space:

@@ -45,6 +45,7 @@ from recommender.models import (
 )
 from recommender.models.archive import CONTRADICTION, archived, kept
 from recommender.models.completing import completing
+from recommender.models.contexts import by_content
 from recommender.models.fold_in import UNKNOWN_SHAPE
 from recommender.models.memory import MemoryLimit
 from recommender.models.paris import hardware
@@ -80,7 +81,7 @@ class Points:
     x: Array
     """Before standardisation, (points, features); NaN for an input that the workload does not have."""
     y: Array
-    workload: npt.NDArray[np.object_]
+    workload: Rows  # its number, by content
 
 
 @dataclass(frozen=True, eq=False)
@@ -202,18 +203,18 @@ def logarithm(values: Array) -> Array:
 
 def points(problem: Problem, runs: Runs, inputs: tuple[str, ...], *, stopped: bool = False) -> Points:
     """The completed runs of candidates, repetitions averaged; or the longest limit of what was only ever stopped at one."""
-    frame = runs.frame[runs.frame["status"] == "timed_out"] if stopped else runs.completed
-    row = configuration_rows(problem, frame)
-    frame, row = frame[row >= 0], row[row >= 0]
+    row = configuration_rows(problem, runs.frame)
+    use = (row >= 0) & (runs.frame["status"] == ("timed_out" if stopped else "completed")).to_numpy()
+    frame, row, workload = runs.frame[use], row[use], by_content(runs)[use]
     columns = {c: logarithm(frame[c].to_numpy(float)) if c in frame else np.full(len(frame), np.nan) for c in inputs}
-    table = pd.DataFrame({"workload": frame["workload"].to_numpy(object), "row": row, **columns})
+    table = pd.DataFrame({"workload": workload, "row": row, **columns})
     table["y"] = np.log(frame["runtime_s"].to_numpy(float))
     key = ["workload", "row", *inputs]
     by = table.groupby(key, dropna=False, sort=True)["y"]
     found = (by.max() if stopped else by.mean()).reset_index()
     rows = found["row"].to_numpy(np.intp)
     x = np.column_stack([hardware(problem)[rows], *(found[c].to_numpy(float) for c in inputs)])
-    return Points(x, found["y"].to_numpy(float), found["workload"].to_numpy(object))
+    return Points(x, found["y"].to_numpy(float), found["workload"].to_numpy(np.intp))
 
 
 def teach(problem: Problem, inputs: tuple[str, ...]) -> Source:
@@ -235,7 +236,7 @@ def teach(problem: Problem, inputs: tuple[str, ...]) -> Source:
         )
     deviation = np.where(varied, deviation, 1.0)
     x = np.nan_to_num((p.x - centre) / deviation)
-    names, u = np.unique(p.workload.astype(str), return_inverse=True)
+    names, u = np.unique(p.workload, return_inverse=True)
     level, off = levels(x, p.y, u)
     scatter = max(float(np.median(np.abs(off))) / MAD, NOISE_PRIOR)
     fit = np.abs(off) <= max(CONTRADICTION, SCATTER * scatter)
@@ -275,13 +276,12 @@ def teach(problem: Problem, inputs: tuple[str, ...]) -> Source:
     )
 
 
-def _with_stopped(q: Points, p: Points, u: Rows, names: npt.NDArray[np.str_]) -> tuple[Array, Rows, Array, Array]:
+def _with_stopped(q: Points, p: Points, u: Rows, names: Rows) -> tuple[Array, Rows, Array, Array]:
     """(x, u, y, level) of points p, and of q that were only ever stopped: at their limit, or the linear model's where it is more."""
-    row = {name: i for i, name in enumerate(names)}
     have = {(n, tuple(v)) for n, v in zip(names[u], np.round(p.x, 9).tolist(), strict=True)}
-    each = zip(q.workload.astype(str), np.round(q.x, 9).tolist(), strict=True)
-    new = [k for k, (name, v) in enumerate(each) if name in row and (name, tuple(v)) not in have]
-    bound, among = q.y[new], np.array([row[str(q.workload[k])] for k in new], dtype=np.intp)
+    each = zip(q.workload, np.round(q.x, 9).tolist(), strict=True)
+    new = [k for k, (name, v) in enumerate(each) if name in names and (name, tuple(v)) not in have]
+    bound, among = q.y[new], np.searchsorted(names, q.workload[new])
     x, u, z = np.vstack([p.x, q.x[new]]), np.concatenate([u, among]), bound
     for _ in range(SWEEPS):
         level, off = levels(x, np.concatenate([p.y, z]), u)

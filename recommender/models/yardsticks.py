@@ -49,7 +49,7 @@ class ArchiveCells:
     runs: Array
     """Runs by configuration."""
     names: npt.NDArray[np.object_]
-    """Name of each workload, sorted."""
+    """Name of each workload, in the order of its contexts."""
     application: npt.NDArray[np.object_]
     """Application of each context."""
     said: tuple[str, ...] = ()
@@ -71,7 +71,7 @@ class ArchiveCells:
 
 
 def archive_cells(problem: Problem) -> ArchiveCells:
-    """The archive's runs of the candidates, workloads and their inputs in sorted order.
+    """The archive's runs of the candidates, workloads by what they ran, and their inputs in sorted order.
 
     Raises
     ------
@@ -99,9 +99,8 @@ def archive_cells(problem: Problem) -> ArchiveCells:
     completed, every = (np.bincount(r, minlength=len(problem.configurations)).astype(float) for r in (row[done], row))
     frame, row, context, said = contexts(problem)
     done = (frame["status"] == "completed").to_numpy()
-    workload, names = pd.factorize(frame["workload"].to_numpy(object), sort=True)
-    of_context = np.zeros(int(context.max()) + 1, dtype=np.intp)
-    of_context[context] = workload
+    _, first = np.unique(context, return_index=True)
+    of_context, names = pd.factorize(frame["workload"].to_numpy(object)[first])
     n, shape = len(problem.configurations), (len(of_context), len(problem.configurations))
     cell, log_t = context * n + row, np.log(frame["runtime_s"].to_numpy(float))
     count = np.bincount(cell[done], minlength=shape[0] * n)
