@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from recommender.candidates import Configuration
-from recommender.composition import ModelBased, Strategy, evidence
+from recommender.composition import Evidence, ModelBased, Strategy, evidence
 from recommender.errors import InsufficientEvidenceError, RecommenderError
 from recommender.models import configuration_rows, measured
 from recommender.models.archive import archived, kept
@@ -79,23 +79,25 @@ class Auto:
     """Strategy by name."""
     arms: tuple[str, ...] = ARMS
 
+    @single_threaded
     def choose(self, problem: Problem, runs: Runs) -> Choice:
         """Return the strategy's name and the reason, by the table above."""
         known = evidence(problem, runs, adapts=True)
         return self._choose(known.problem, known.now)
 
-    @single_threaded
     def _choose(self, problem: Problem, runs: Runs) -> Choice:
         choice = self._by_evidence(problem, runs)
         return choice if choice.measures != "prior" or not _archive(problem) else self._weighed(problem, runs, choice)
 
+    @single_threaded
     def recommend(self, problem: Problem, runs: Runs) -> Recommendation:
         """Return the chosen strategy's answer, which says that it was chosen and why."""
         known = evidence(problem, runs, adapts=True)
         choice = self._choose(known.problem, known.now)
-        answer = self.adapting(choice.name).recommend(known.problem, known.runs)
+        chosen = self.named(choice.name)
+        answer = chosen.answer(known) if isinstance(chosen, ModelBased) else chosen.recommend(known.problem, known.runs)
         if choice.measures != choice.name:
-            wanted = self._next(known.problem, known.runs, choice, None)
+            wanted = self._next(known, choice, None)
             answer = replace(answer, next_run=NextRun(**{"why": "", **vars(wanted)}) if wanted is not None else None)
         why = f"auto chose {choice.name}: {choice.why}"
         return replace(
@@ -105,10 +107,11 @@ class Auto:
             warnings=tuple(dict.fromkeys((*known.said, *answer.warnings))),
         )
 
+    @single_threaded
     def suggest(self, problem: Problem, runs: Runs, *, rng: np.random.Generator | None = None) -> Configuration | None:
         """Return what to measure next, by the table above; nothing has to be weighed for it."""
         known = evidence(problem, runs, adapts=True)
-        return self._next(known.problem, known.runs, self._by_evidence(known.problem, known.now), rng)
+        return self._next(known, self._by_evidence(known.problem, known.now), rng)
 
     def remarks(self, problem: Problem, runs: Runs) -> tuple[str, ...]:
         """What the reader must know before following `suggest`: of the archive, and of a change of the workload."""
@@ -119,17 +122,20 @@ class Auto:
         made = self.named(name)
         return replace(made, adapts=True) if isinstance(made, ModelBased) else made
 
-    def _next(
-        self, problem: Problem, runs: Runs, choice: Choice, rng: np.random.Generator | None
-    ) -> Configuration | None:
+    def _next(self, known: Evidence, choice: Choice, rng: np.random.Generator | None) -> Configuration | None:
         if choice.measures == "scaling":
-            return _scaling_run(problem, runs)
-        return self.adapting(choice.measures).suggest(problem, runs, rng=rng)
+            return _scaling_run(known.problem, known.runs)
+        made = self.named(choice.measures)
+        return (
+            made.ask(known, rng) if isinstance(made, ModelBased) else made.suggest(known.problem, known.runs, rng=rng)
+        )
 
     def _by_evidence(self, problem: Problem, runs: Runs) -> Choice:
         """The table without its last row."""
-        points, lacking = distinct_points(problem, runs)
         here = int((measured(problem, runs).count > 0).sum())
+        if here >= MINIMUM_POINTS:
+            return Choice("prior", f"{here} candidates were measured at the input asked about", "prior")
+        points, lacking = distinct_points(problem, runs)
         seen = f"completed runs at {points} distinct points of scale and vCPUs"
         if not len(runs):
             seen = f"no runs were given: {seen}"
@@ -137,7 +143,7 @@ class Auto:
             seen = f"none of the {len(runs)} runs completed: {seen}"
         elif lacking:
             seen = f"{lacking}: {seen}"
-        if here < MINIMUM_POINTS <= points:
+        if points >= MINIMUM_POINTS:
             where = "none of a candidate" if not here else f"{here} of a candidate"
             return Choice(
                 "ernest",

@@ -157,10 +157,8 @@ def _sentence(first: Side, rival: Side, at: Flip) -> str:
         mine, theirs = first.label, rival.label
     ways = []
     if at.first_usd_per_hour is not None and at.rival_usd_per_hour is not None:
-        ways.append(
-            f"{mine} costs more than {format_usd(at.first_usd_per_hour)} per node-hour (now {format_usd(first.usd_per_hour)})"
-        )
-        ways.append(f"{theirs} less than {format_usd(at.rival_usd_per_hour)} (now {format_usd(rival.usd_per_hour)})")
+        ways.append(f"{mine} costs more than {_apart(at.first_usd_per_hour, first.usd_per_hour, 'per node-hour ')}")
+        ways.append(f"{theirs} less than {_apart(at.rival_usd_per_hour, rival.usd_per_hour)}")
     if at.first_runtime_s is not None:
         ways.append(
             f"{mine} takes more than {format_duration(at.first_runtime_s)} (expected {format_duration(first.runtime_s)})"
@@ -180,3 +178,12 @@ def _sentence(first: Side, rival: Side, at: Flip) -> str:
     )
     found = f"{rival.label} comes first if {', or '.join(ways)}" if ways else f"nothing puts {rival.label} first"
     return found + alike
+
+
+def _apart(flips: float, now: float, per: str = "") -> str:
+    """A price, and what it is now, in as many digits as tell them apart."""
+    shown = format_usd(flips), format_usd(now)
+    if shown[0] == shown[1] and flips != now:
+        digits = 2 - int(np.floor(np.log10(abs(flips - now))))
+        shown = f"${flips:,.{digits}f}", f"${now:,.{digits}f}"
+    return f"{shown[0]} {per}(now {shown[1]})"

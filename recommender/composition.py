@@ -105,7 +105,10 @@ class ModelBased:
     @single_threaded
     def recommend(self, problem: Problem, runs: Runs) -> Recommendation:
         """Return the ranked answer; `next_run` is what `suggest` proposes, None for a strategy that measures nothing."""
-        known = self.evidence(problem, runs)
+        return self.answer(self.evidence(problem, runs))
+
+    def answer(self, known: Evidence) -> Recommendation:
+        """`recommend` from evidence that was looked through."""
         problem, runs, now = known.problem, known.runs, known.now
         prediction = self.model.predict(problem, now)
         prediction = replace(prediction, warnings=(*known.said, *prediction.warnings))
@@ -128,7 +131,10 @@ class ModelBased:
     @single_threaded
     def suggest(self, problem: Problem, runs: Runs, *, rng: np.random.Generator | None = None) -> Configuration | None:
         """Return what to measure next; randomness derives from (seed, number of runs) unless `rng` is given."""
-        known = self.evidence(problem, runs)
+        return self.ask(self.evidence(problem, runs), rng)
+
+    def ask(self, known: Evidence, rng: np.random.Generator | None = None) -> Configuration | None:
+        """`suggest` from evidence that was looked through."""
         problem, runs = known.problem, known.runs
         rng = rng or problem.random(known.now)
         if self.acquisition is not None:
@@ -137,7 +143,7 @@ class ModelBased:
             return None
         if isinstance(self.design, References) and (start := self._designed(known, rng, None)):
             return None if over_budget(problem, runs, start) else start  # also where nothing can be recommended
-        best = None if isinstance(self.design, Uniform) else self.recommend(problem, runs)
+        best = None if isinstance(self.design, Uniform) else self.answer(known)
         wanted = self._designed(known, rng, best)
         return None if over_budget(problem, runs, wanted) else wanted
 

@@ -15,12 +15,11 @@ from recommender.problem import Problem
 from recommender.replay import Environment
 from recommender.runs import Runs
 
-EQUAL = 1e-3
-"""Largest |d[i] − median d| of what counts as equal: 0.1 %, below the noise of repeated runs."""
+EQUAL = ((1e-3, 4), (1e-2, 10))
+"""Largest |d[i] − median d| of what counts as equal, and the fewest configurations, of as many different runtimes, that must
+be: 0.1 % is below the noise of repeated runs; 1 % (a copy that was rounded, or blurred) is so on many at once."""
 MOST = 0.5
 """More than this share of the shared configurations must be equal."""
-FEWEST = 4
-"""And at least so many of them, of as many different runtimes: fewer are equal by chance."""
 
 
 def leakage(worlds: Iterable[Environment]) -> list[str]:
@@ -36,18 +35,19 @@ def _copies(world: Environment) -> list[str]:
     found = dict[str, str]()
     for name, other in zip(names, others, strict=True):
         shared = np.flatnonzero(np.isfinite(other) & np.isfinite(mine))
-        if len(shared) < FEWEST:
-            continue
         gap = other[shared] - mine[shared]
-        factor = float(np.median(gap))
-        equal = shared[np.abs(gap - factor) <= EQUAL]
-        different = np.unique((mine[equal] / EQUAL).round()).size
-        if len(equal) > MOST * len(shared) and different >= FEWEST:
-            found[name] = (
-                f"leakage: the archive of {problem.workload} holds its answer under another name: the runtimes of {name} "
-                f"are {np.exp(factor):.4g} times its own on {len(equal)} of {len(shared)} shared configurations, so what "
-                "reads the archive looks better here than it is; give both the same application, or remove one"
-            )
+        factor = float(np.median(gap)) if len(gap) else 0.0
+        for largest, fewest in EQUAL:
+            equal = shared[np.abs(gap - factor) <= largest]
+            different = np.unique((mine[equal] / largest).round()).size
+            if len(equal) > MOST * len(shared) and different >= fewest:
+                found[name] = (
+                    f"leakage: the archive of {problem.workload} holds its answer under another name: the runtimes of {name} "
+                    f"are {np.exp(factor):.4g} times its own on {len(equal)} of {len(shared)} shared configurations, to "
+                    f"{largest:.1%}, so what reads the archive looks better here than it is; give both the same application, or "
+                    "remove one"
+                )
+                break
     return list(found.values())
 
 

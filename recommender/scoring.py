@@ -112,6 +112,8 @@ class Tally:
         if not hints and "memory" in self.counts:
             most = self.problem.configurations["memory_gib"].max()
             hints = [f"a smaller --input, or machines with more memory than {most:g} GiB"]
+        if not hints and "failed" in self.counts:
+            hints = ["runs that complete: of other configurations, at a smaller --input, or with a longer time limit"]
         return hints or ["runs of more configurations, another --region or --purchase, or your own --prices"]
 
 

@@ -67,6 +67,20 @@ def test_repeated_measurements_of_the_same_program_are_no_copy(noise: float) -> 
     assert said(workload("mine", RUNTIMES), workload("again", again)) == []
 
 
+@pytest.mark.parametrize("blur", [lambda t, z: t * np.exp(0.004 * z), lambda t, z: np.round(t)])
+def test_a_copy_that_was_rounded_or_blurred_is_named_where_many_configurations_tell(blur: Any) -> None:
+    rng = np.random.default_rng(0)
+    kinds = [f"t{i}" for i in range(16)]
+    pool = pd.DataFrame({"instance_type": kinds, "node_count": 1, "usd_per_hour": 1.0, "vcpus": 2, "memory_gib": 8.0})
+    mine = pd.DataFrame(
+        {"workload": "mine", "instance_type": kinds, "node_count": 1, "runtime_s": rng.uniform(60, 200, 16)}
+    )
+    copy = mine.assign(workload="copy", runtime_s=blur(mine["runtime_s"], rng.standard_normal(16)))
+    runs = Runs.from_frame(pd.concat([mine, copy], ignore_index=True))
+    (sentence,) = leakage([environment(runs, "mine", candidates=pool)])
+    assert "copy" in sentence
+
+
 def test_constant_runtimes_and_few_configurations_prove_nothing() -> None:
     assert said(workload("mine", np.full(8, 60.0)), workload("flat", np.full(8, 30.0))) == []
     assert said(workload("mine", RUNTIMES[:3]), workload("copy", RUNTIMES[:3])) == []

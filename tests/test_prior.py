@@ -15,7 +15,7 @@ from scipy.stats import multivariate_normal, norm
 
 from recommender.datasets import fetch_dataset
 from recommender.errors import InfeasibleError
-from recommender.models import Array
+from recommender.models import Array, measured
 from recommender.models.features import features
 from recommender.models.laws import draw_laws
 from recommender.models.mixture import LEVEL, Bases, Component, Evidence, Mixture, condition, matern
@@ -352,12 +352,29 @@ class TestARunThatCannotBe:
         answer = strategy("prior").recommend(problem, runs)
         assert any("the run of c5.2xlarge x4 is" in w and "run it again" in w for w in answer.warnings)
         assert answer.prediction is not None
-        assert answer.prediction.spread.min() > math.log(20.0)
+        others = np.isin(np.arange(len(problem.configurations)), measured(problem, Runs(runs.frame[:4])).row)
+        assert answer.prediction.spread[~others].min() > math.log(20.0)
+        assert answer.prediction.spread[others].max() < 0.2
 
     def test_a_deadline_that_only_that_run_met_is_not_met(self) -> None:
         problem, runs = self.ask(4.83, deadline_s=30.0)
         with pytest.raises(InfeasibleError):
             strategy("prior").recommend(problem, runs)
+
+    def test_repeated_it_is_believed_but_tells_nothing_of_what_was_not_measured(self) -> None:
+        problem, runs = self.ask(4.83, deadline_s=30.0)
+        twice = Runs(pd.concat([runs.frame, runs.frame.tail(1)], ignore_index=True))
+        answer = strategy("prior").recommend(problem, twice)
+        assert [row.label for row in answer.rows] == ["c5.2xlarge x4"]
+        assert any("neither scaling laws nor the archive tell" in w for w in answer.warnings)
+
+    def test_what_the_archive_says_too_is_no_outlier(self) -> None:
+        problem, runs = self.ask(4.83)
+        other = runs.frame.drop(columns="application")
+        pool = [other.assign(workload=f"w{i}", runtime_s=other["runtime_s"] * f) for i, f in enumerate((0.5, 2, 3, 4))]
+        told = replace(problem, archive=Runs.from_frame(pd.concat(pool, ignore_index=True)))
+        answer = strategy("prior").recommend(told, runs)
+        assert not any("lead to expect" in w for w in answer.warnings)
 
     def test_ten_times_is_what_memory_can_do_and_is_believed(self) -> None:
         problem, runs = self.ask(60.0)

@@ -17,8 +17,10 @@ from scipy.special import ndtri, stdtrit
 
 from recommender.candidates import comparable as comparable
 from recommender.inputs import at_inputs, scale_column
+from recommender.models.noise import NOISE_PRIOR as NOISE_PRIOR
+from recommender.models.noise import NOISE_PRIOR_DOF, repetition_noise
 from recommender.problem import Problem
-from recommender.runs import Runs, ranks
+from recommender.runs import Runs
 from recommender.units import format_duration
 
 if TYPE_CHECKING:
@@ -31,10 +33,6 @@ Draws = Callable[[npt.NDArray[np.intp], int, np.random.Generator], Array]
 EVIDENCE = ("measured", "modelled", "transferred", "assumed")
 MEASURED, MODELLED, TRANSFERRED, ASSUMED = (np.int8(i) for i in range(4))
 
-# Spread of ln(runtime) between repetitions of one configuration, where the runs hold no repetitions, and its weight in
-# degrees of freedom against those they hold. The public C3O runs (5 repetitions of 930 points) give 0.03 to 0.08
-# pooled per job; the weight is less than their agreement would give it, because other machines may be noisier.
-NOISE_PRIOR, NOISE_PRIOR_DOF = 0.05, 2.0
 CONTRADICTS, CONTRADICTION_FACTOR, MOST_NAMED = 3.0, 3.0, 3
 """A measurement contradicts the model from so many standard deviations on, if it is so many times off as well; and how
 many configurations are named. Searching models are often off by more than their spread, seldom threefold."""
@@ -117,7 +115,7 @@ class Measured:
     censored_log: Array
     """ln of the longest time a run was stopped at without having completed, -inf if none."""
     noise: float
-    """Standard deviation of ln(runtime) between repetitions, pooled over all runs."""
+    """Standard deviation of ln(runtime) between repetitions, by all runs and by how noisy the archive's workloads are."""
     noise_dof: float = NOISE_PRIOR_DOF
     """Degrees of freedom of `noise`."""
 
@@ -127,7 +125,7 @@ class Measured:
         return self.failures + self.stopped
 
 
-_SEEN: weakref.WeakKeyDictionary[Runs, tuple[weakref.ref[pd.DataFrame], dict[str, float], Measured]] = (
+_SEEN: weakref.WeakKeyDictionary[Runs, tuple[Callable[[], object], Runs | None, dict[str, float], Measured]] = (
     weakref.WeakKeyDictionary()
 )
 
@@ -137,10 +135,12 @@ def measured(problem: Problem, runs: Runs) -> Measured:
 
     The last answer about the same runs is kept: model, acquisition and stopping rule each ask.
     """
-    table, inputs, found = _SEEN.get(runs, (None, {}, None))
-    if found is None or table is None or table() is not problem.configurations or inputs != dict(problem.inputs):
-        found = _measured(problem, runs)
-        _SEEN[runs] = (weakref.ref(problem.configurations), dict(problem.inputs), found)
+    if runs in _SEEN:
+        table, archive, inputs, found = _SEEN[runs]
+        if table() is problem.configurations and archive is problem.archive and inputs == dict(problem.inputs):
+            return found
+    found = _measured(problem, runs)
+    _SEEN[runs] = (weakref.ref(problem.configurations), problem.archive, dict(problem.inputs), found)
     return found
 
 
@@ -165,7 +165,7 @@ def _measured(problem: Problem, runs: Runs) -> Measured:
     censored, least = np.full(n, -np.inf), np.full(n, np.inf)
     np.maximum.at(censored, row[stopped], log_t[stopped])
     np.minimum.at(least, row[failed | stopped], size[failed | stopped])
-    noise, dof = _noise(runs)
+    noise, dof = repetition_noise(runs, problem.archive)
     beyond = whole & completed & (size >= least[row] * (1 - 1e-9))
     return Measured(
         row=np.where(done, row, -1),
@@ -186,22 +186,6 @@ def configuration_rows(problem: Problem, frame: pd.DataFrame) -> npt.NDArray[np.
     if missing := [k for k in keys if k not in frame]:
         frame = frame.assign(**dict.fromkeys(missing, np.nan))
     return problem.candidates.rows(frame)
-
-
-def repetition_noise(runs: Runs) -> float:
-    """Pooled standard deviation of ln(runtime) between repetitions, shrunk to NOISE_PRIOR; never zero."""
-    return _noise(runs)[0]
-
-
-def _noise(runs: Runs) -> tuple[float, float]:
-    """The same, and its degrees of freedom, the prior's included."""
-    done = (runs.frame["status"] == "completed").to_numpy()
-    log_t = np.log(runs.frame["runtime_s"].to_numpy(float)[done])
-    keys = ranks(runs.frame, ["instance_type", "node_count", "vcpus", *runs.inputs, *runs.params])[done]
-    _, group, count = np.unique(keys, axis=0, return_inverse=True, return_counts=True)
-    squares = float(((log_t - (np.bincount(group, log_t) / count)[group]) ** 2).sum())
-    dof = NOISE_PRIOR_DOF + len(log_t) - len(count)
-    return float(np.sqrt((squares + NOISE_PRIOR_DOF * NOISE_PRIOR**2) / dof)), dof
 
 
 def with_measurements(prediction: Prediction, problem: Problem, runs: Runs) -> Prediction:

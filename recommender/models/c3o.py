@@ -27,7 +27,7 @@ import numpy.typing as npt
 import pandas as pd
 
 from recommender.errors import InsufficientEvidenceError
-from recommender.models import ASSUMED, MODELLED, Array, Prediction, repetition_noise, with_measurements
+from recommender.models import ASSUMED, MODELLED, Array, Prediction, with_measurements
 from recommender.models.conformal import spread_of
 from recommender.models.descriptions import Edge, describe, edges
 from recommender.models.ernest import (
@@ -46,6 +46,7 @@ from recommender.models.ernest import (
     untold,
 )
 from recommender.models.memory import MemoryLimit
+from recommender.models.noise import repetition_noise
 from recommender.models.points import Evidence, proposals, relative_speed, run_points, target_points
 from recommender.models.scaling import BASE, MINIMUM_POINTS, MOST_ERROR, SERIAL, by_name, features, solve
 from recommender.problem import Problem
@@ -264,7 +265,7 @@ class C3O:
                 f"({choice.name}), so measure the configuration you intend to use"
             )
         warnings.extend(outliers(choice.error))
-        own = max(choice.spread, repetition_noise(runs))
+        own = max(choice.spread, repetition_noise(runs)[0])
         log_t = choice.believer(asked.table) + shift - np.log(relative_speed(problem, table_c["family"]))
         known = seen & ~alone & ~asked.assumed & (wide == 0) & ~never_scaled(points, target)
         said = f"by {choice.name}: {error:.1%} mean error on {len(choice.error)} points left out in turn"

@@ -24,8 +24,9 @@ import numpy.typing as npt
 import pandas as pd
 
 from recommender.errors import InsufficientEvidenceError
-from recommender.models import ASSUMED, MODELLED, Array, Prediction, comparable, repetition_noise, with_measurements
+from recommender.models import ASSUMED, MODELLED, Array, Prediction, comparable, with_measurements
 from recommender.models.memory import MemoryLimit
+from recommender.models.noise import repetition_noise
 from recommender.models.points import Points, proposals, relative_speed, run_points, target_points
 from recommender.models.scaling import MINIMUM_POINTS, MOST_ERROR, At, Fit, by_name, features, fit, undetermined
 from recommender.problem import Problem
@@ -159,7 +160,7 @@ class _Belief:
 def _believe(problem: Problem, configurations: pd.DataFrame, runs: Runs, warnings: list[str]) -> _Belief:
     """Fit the runs and predict `configurations`."""
     evidence = run_points(problem, runs, warnings)
-    points, pooled, noise = evidence.points, fit(evidence.points), repetition_noise(runs)
+    points, pooled, noise = evidence.points, fit(evidence.points), repetition_noise(runs)[0]
     cluster = bool((points.machines > 1).any())
     family = configurations["family"]
     families = family.where(family != "", configurations["instance_type"]).to_numpy(object)

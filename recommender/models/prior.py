@@ -35,6 +35,7 @@ from recommender.models import MODELLED, TRANSFERRED, Array, Measured, Predictio
 from recommender.models.archive import kept
 from recommender.models.completing import search_base
 from recommender.models.features import Features, features
+from recommender.models.held_out import log_price
 from recommender.models.laws import Laws, draw_laws
 from recommender.models.mixture import Bases, Component, Evidence, Rows, condition, log_evidence, matern
 from recommender.models.yardsticks import ArchiveCells, additive, archive_cells
@@ -50,8 +51,8 @@ PARAMETERS = (0.2, 0.6, 1.5)
 """p: how much application parameters matter."""
 NOISE = (0.03, 0.07, 0.15, 0.3)
 """σ: standard deviation of ln T of a single run; what is too rough for K counts as noise too."""
-SHARED = (0.0, 0.3)
-"""c: how much of what the archive's workloads stray from its column means this one shares."""
+SHARED = (0.0, 0.3, 1.0)
+"""c: how much of what the archive's workloads stray from its column means this one does; 1: as much as they do."""
 LENGTH_HARDWARE, LENGTH_OTHER = 1.5, 0.7
 """Length scales of h (in ln) and of z and u (1 = the range of the candidates)."""
 COLUMN_PRIOR = 0.5
@@ -275,7 +276,7 @@ class LearnedPrior:
         if not len(evidence.rows) and np.isnan(prior.level):
             joined = with_measurements(base, problem, runs)
             lost = {name: getattr(joined, name) for name in ("completing", "excluded", "reasons", "lost")}
-            return replace(base, preference=_preference(problem, mean), mixture=mixture, **lost)
+            return replace(base, preference=mean + log_price(problem), mixture=mixture, **lost)
         warnings: tuple[str, ...] = ()
         if not len(evidence.rows):
             latent = np.hypot(latent, prior.spread)
@@ -309,8 +310,8 @@ class LearnedPrior:
             warnings=warnings,
             mixture=mixture,
         )
-        odd, doubt = _odd(problem, prior.laws, evidence)
-        if odd:
+        odd, doubt = _odd(problem, prior, evidence)
+        if doubt:
             known = replace(known, warnings=(*known.warnings, doubt))
         # A component's noise is also what strays from it for good: where a configuration was run, its runs say more.
         joined = with_measurements(known, problem, runs)
@@ -319,7 +320,7 @@ class LearnedPrior:
             joined,
             spread=np.hypot(wide, odd),
             noise=min(joined.noise, noise),
-            draws=mixture.draws if len(evidence.rows) and not odd else None,
+            draws=mixture.draws if len(evidence.rows) and not doubt else None,
         )
 
 
@@ -330,26 +331,41 @@ def _evidence(seen: Measured) -> Evidence:
     return Evidence(rows, value, seen.count[rows], stopped, seen.censored_log[stopped])
 
 
-def _odd(problem: Problem, laws: Laws, evidence: Evidence) -> tuple[float, str]:
-    """By how much one of three or more measured configurations is off what the others lead to expect (ln), and the sentence; 0
-    and '' below a factor of ODD, and where there are application parameters, of which the laws know nothing.
+def _odd(problem: Problem, prior: Belief, evidence: Evidence) -> tuple[Array, str]:
+    """By how much one of three or more measured configurations is off what the others lead to expect (ln), at every configuration
+    that is thereby in doubt, (configurations,), and the sentence; 0 and '' below a factor of ODD, and where there are application
+    parameters, of which the laws know nothing.
 
-    What the others lead to expect is the average law at their median level: the laws differ by no more than memory and
-    scale-out can do, another unit or a run of something else is beyond them.
+    It must be off the average law at the others' median level, and off what laws and archive believe without it. In doubt is
+    then what was not measured, and the run itself, unless it was repeated or another is off alike.
     """
+    none: Array = np.zeros(len(problem.configurations))
     if len(evidence.rows) < FEWEST_ODD or problem.candidates.params:
-        return 0.0, ""
-    rest = evidence.value - laws.at(evidence.rows).mean(axis=0)
+        return none, ""
+    rest = evidence.value - prior.laws.at(evidence.rows).mean(axis=0)
     far = np.array([r - np.median(np.delete(rest, k)) for k, r in enumerate(rest)])
     k = int(np.abs(far).argmax())
     if abs(far[k]) < ODD:
-        return 0.0, ""
-    times = f"{np.exp(abs(far[k])):,.0f} x {'slower' if far[k] > 0 else 'faster'}"
-    return float(abs(far[k])), (
-        f"outlier: the run of {problem.candidates.configuration(int(evidence.rows[k])).label} is {times} than the others lead to "
-        "expect (another unit, another input, or an error?); one of them is wrong, so every interval is widened by as much: run it "
-        "again"
+        return none, ""
+    others = np.arange(len(rest)) != k
+    without = replace(evidence, rows=evidence.rows[others], value=evidence.value[others], count=evidence.count[others])
+    expected = condition(prior.bases, prior.components, without, level=prior.level).moments[0][evidence.rows[k]]
+    gap = float(evidence.value[k] - expected)
+    if abs(gap) < ODD:
+        return none, ""
+    repeated = evidence.count[k] > 1 or bool((np.sign(far[k]) * far[others] > abs(far[k]) / 2).any())
+    doubted = np.ones(len(none), dtype=bool)
+    doubted[evidence.rows if repeated else without.rows] = False
+    label = problem.candidates.configuration(int(evidence.rows[k])).label
+    times = f"{np.exp(abs(gap)):,.0f} x {'slower' if gap > 0 else 'faster'}"
+    said = (
+        f"the run of {label} is {times} than the others lead to expect, and not alone in it: machines differ in what neither "
+        "scaling laws nor the archive tell (or units do), so every interval of what was not measured is widened as much"
+        if repeated
+        else f"outlier: the run of {label} is {times} than the others lead to expect (another unit, another input, or an error?); "
+        "one of them is wrong, so its interval and every one of what was not measured is widened by as much: run it again"
     )
+    return np.where(doubted, abs(gap), 0.0), said
 
 
 def _plausible(prior: Belief, evidence: Evidence) -> Callable[[], Array]:
@@ -373,17 +389,3 @@ def _limit(laws: Laws, weight: Array, row: int) -> str:
     share = laws.shares(row, weight)
     most = int(share.argmax())
     return f"by the scaling laws that fit, {LIMITS[most]} takes {share[most]:.0%} of the time"
-
-
-def _preference(problem: Problem, mean: Array) -> Array:
-    """Order of configurations by the average law: ln(runtime), or that and ln(price per hour)."""
-    from recommender.pricing import price_option
-
-    if problem.objective == "runtime":
-        return mean
-    offers = problem.candidates.offers
-    prices = price_option(problem.options[0], offers, problem.catalogue.spot)
-    usd = np.full(len(mean), np.inf)
-    np.fmin.at(usd, offers.configuration, prices.usd_per_hour * offers.nodes)
-    result: Array = mean + np.log(usd)
-    return result

@@ -178,11 +178,12 @@ class MixtureImprovement:
     """Expected improvement x P(the constraints hold).
 
     Of a model that is a mixture the improvement is the mean over its parts, so that a small chance of a large saving is
-    not averaged away first. While nothing measured is feasible, the improvement on the candidates' median is taken.
+    not averaged away first. While nothing measured is feasible, the least expected regret is measured: the least mean of
+    ln(objective) less ln P(the constraints hold), as the recommendation ranks.
     """
 
     def scores(self, problem: Problem, runs: Runs, prediction: Prediction, model: PerformanceModel) -> Scores:
-        """Return EI p; `improvement` is 1 − exp(−EI p)."""
+        """Return EI p; `improvement` is 1 − exp(−EI p). Without an incumbent p exp(−regret)."""
         mixture = prediction.mixture
         assert mixture is not None, "a model that is a mixture is needed"
         n, ln_t = len(prediction.log_runtime), prediction.log_runtime
@@ -193,17 +194,16 @@ class MixtureImprovement:
         low, value, high = log_objective(problem, ln_t + np.array([[-0.1], [0.0], [0.1]]), objective=problem.objective)
         slope = (high - low) / 0.2
         best, seen = incumbent(problem, runs), measured(problem, runs)
-        reference = best[0] if best else float(np.nanmedian(value))
+        feasible = prediction.completing * self._constraints(problem, prediction, ln_t, seen)
+        if best is None:
+            return Scores(feasible * np.exp(np.nanmin(value) - value), None, None, "the least expected regret")
         gain = np.empty(n)
         for block, weight, mean, spread, _ in mixture.blocks(np.arange(n)):
             v = value[block] + slope[block] * (mean - centre[block])
             sigma = np.maximum(spread * slope[block], 1e-9)
-            z = (reference - v) / sigma
+            z = (best[0] - v) / sigma
             gain[block] = weight @ (sigma * (z * ndtr(z) + np.exp(-0.5 * z**2) / np.sqrt(2.0 * np.pi)))
-        feasible = prediction.completing * self._constraints(problem, prediction, ln_t, seen)
         score = gain * feasible
-        if best is None:
-            return Scores(score, None, None, "likely to be good, and to show what is")
         return Scores(score, -np.expm1(-score), float(np.exp(best[0])), "largest expected improvement")
 
     def _constraints(self, problem: Problem, prediction: Prediction, ln_t: Array, seen: Measured) -> Array:

@@ -17,8 +17,9 @@ import pandas as pd
 
 from recommender.errors import InfeasibleError, InputError, InsufficientEvidenceError
 from recommender.inputs import scale_column
-from recommender.models import Array, repetition_noise
+from recommender.models import Array
 from recommender.models.ernest import Ernest, outside
+from recommender.models.noise import repetition_noise
 from recommender.models.points import Evidence, Points, run_points, target_points
 from recommender.models.scaling import BASE, MINIMUM_POINTS, At, features, fit, lies_in, null_space, undetermined
 from recommender.pricing import BY_NAME, price_option
@@ -139,11 +140,11 @@ def plan(
         Rows.of(target, full_t),
         cost,
         budget,
-        repetition_noise(runs),
+        repetition_noise(runs)[0],
     )
     order = kept[np.argsort(cost[kept], kind="stable")]
     model = fit(points) if fitted else None
-    noise = max(model.spread if model else 0.0, repetition_noise(runs))
+    noise = max(model.spread if model else 0.0, repetition_noise(runs)[0])
     terms = model.active if model else np.arange(BASE)
     done = ~points.censored
     everything = [(features(*points.completed_at) / (points.runtime_s * points.speed)[done, None])[:, terms]]
