@@ -1,7 +1,7 @@
 """What `prior` promises beside its search: harm by an unrelated archive, coverage of its intervals, time and memory.
 
 python tools/bench_prior.py                  all of it, as Markdown
-python tools/bench_prior.py --only speed     permuted, coverage, speed
+python tools/bench_prior.py --only speed     permuted, unlike, coverage, speed
 """
 
 from __future__ import annotations
@@ -17,9 +17,11 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from bench_peers import TABLES, read
+from bench_peers import NEAR, TABLES, read
+from made_tables import KINDS, made
 from scipy.stats import norm
 
+from recommender.evaluation import plan
 from recommender.models import Array
 from recommender.models.prior import LearnedPrior, belief
 from recommender.problem import Objective, Problem, build_problem
@@ -127,15 +129,15 @@ def problem_of(types: int, sizes: int, workloads: int = 16, runs_each: int = 60,
     columns = {"instance_type": label[kind], "node_count": size, "usd_per_hour": usd[kind], "vcpus": vcpus[kind]}
     candidates = pd.DataFrame(columns | {"memory_gib": (vcpus * per)[kind], "feature.speed": speed[kind]})
 
-    def made(name: str, count: int) -> pd.DataFrame:
+    def drawn(name: str, count: int) -> pd.DataFrame:
         at = rng.choice(len(candidates), min(count, len(candidates)), replace=False)
         work = size[at] * vcpus[kind[at]] * speed[kind[at]]
         runtime = 4e4 * (1 / work + rng.uniform(0, 0.01)) * np.exp(0.05 * rng.standard_normal(len(at)))
         frame = candidates.iloc[at][["instance_type", "node_count"]].reset_index(drop=True)
         return frame.assign(workload=name, runtime_s=runtime)
 
-    archive = pd.concat([made(f"w{i}", runs_each) for i in range(workloads)], ignore_index=True)
-    table = pd.concat([archive, made("asked", mine)], ignore_index=True)
+    archive = pd.concat([drawn(f"w{i}", runs_each) for i in range(workloads)], ignore_index=True)
+    table = pd.concat([archive, drawn("asked", mine)], ignore_index=True)
     problem, runs = build_problem(table, workload="asked", candidates=candidates, objective="cost")
     return problem, runs
 
@@ -152,10 +154,10 @@ def one_size(types: int, sizes: int) -> None:
     problem, runs = problem_of(types, sizes)
     base_mib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     fit = seconds(lambda: belief(problem))
-    made = strategy("prior")
-    asks = [seconds(lambda k=k: made.suggest(problem, Runs(runs.frame.iloc[:k]))) for k in (2, 3, 4, 5, 6)]  # type: ignore[misc]
+    asked = strategy("prior")
+    asks = [seconds(lambda k=k: asked.suggest(problem, Runs(runs.frame.iloc[:k]))) for k in (2, 3, 4, 5, 6)]  # type: ignore[misc]
     peak_mib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    answer = made.recommend(problem, runs)
+    answer = asked.recommend(problem, runs)
     again = [seconds(lambda: reprice(answer, changed_prices(problem, changes=["on-demand=+10%"]))) for _ in range(11)]
     cells = [
         f"{types * sizes:,}",
@@ -204,7 +206,42 @@ def speed() -> str:
     return "\n".join(lines)
 
 
-PARTS = {"permuted": harm, "coverage": coverage, "speed": speed}
+def unlike() -> str:
+    """Search and coverage on made-up tables, other applications as archive, eight workloads of each of two draws."""
+    head = "| table | candidates | mean runs to 5 % (11: not in 10) | recommended / optimum after 0, 1, 3, 6, 10 runs, geometric mean"
+    lines = [f"{head} | 90 % intervals after 3, 6, 10 runs |", "|---|---:|---:|---:|---:|"]
+    for kind in KINDS:
+        near, told, held = list[int](), list[list[float]](), list[list[float]]()
+        for seed in (0, 1):
+            runs, pool = made(kind, seed)
+            for world in plan(runs, candidates=pool, workloads=sorted(runs["workload"].unique())[:8]).worlds:
+                rows = episode("prior", never(), world, seed=0, steps=10)
+                best = [r["normalised_incumbent"] or np.inf for r in rows]
+                near.append(next((k for k, value in enumerate(best) if value <= NEAR), 11))
+                answer = [r["normalised_recommendation"] for r in rows]
+                told.append([np.log(answer[min(k, len(answer) - 1)]) for k in (0, 1, 3, 6, 10)])
+                held.append([searched(world, rows, k) for k in (3, 6, 10)])
+        means = ", ".join(f"{np.exp(x):.2f}" for x in np.mean(told, axis=0))
+        share = ", ".join(f"{x:.0%}" for x in np.mean(held, axis=0))
+        lines.append(f"| {kind} | {len(pool)} | {np.mean(near):.1f} | {means} | {share} |")
+        sys.stderr.write(lines[-1] + "\n")
+    return "\n".join(lines)
+
+
+def searched(world: Environment, rows: list[dict[str, object]], count: int) -> float:
+    """Share of runs of unmeasured candidates inside 90 % intervals after the first runs of a search."""
+    frame, taken = world.recorded.frame, list[int]()
+    for row in rows[1 : count + 1]:
+        same = (frame["instance_type"] == row["instance_type"]) & (frame["node_count"] == row["node_count"])
+        taken.append(int(np.flatnonzero(same & (frame["runtime_s"] == row["runtime_s"]))[0]))
+    belief_ = LearnedPrior().predict(world.problem, world.told(taken))
+    left = ~np.isin(world.configuration, world.configuration[taken]) & (frame["status"] == "completed").to_numpy()
+    at = world.configuration[left]
+    gap = np.log(frame["runtime_s"].to_numpy(float)[left]) - belief_.log_runtime[at]
+    return float((np.abs(gap / belief_.spread[at]) <= norm.ppf(0.95)).mean())
+
+
+PARTS = {"permuted": harm, "unlike": unlike, "coverage": coverage, "speed": speed}
 
 
 def main() -> None:
