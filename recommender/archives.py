@@ -304,7 +304,7 @@ def check(archive: Archive) -> Report:
     looked, unusable = _looked_through(archive.runs)
     if looked is not None:
         y = looked.cells.log_runtime
-        problems += [sentence.replace("of the archive ", "") for sentence in looked.warnings]
+        problems += [*(sentence.replace("of the archive ", "") for sentence in looked.warnings), *looked.cells.said]
         if archive.runs.frame["workload"].nunique() < FEWEST:
             problems.append(
                 f"fewer than {FEWEST} workloads: other units and outliers cannot be told from real differences"

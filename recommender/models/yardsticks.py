@@ -37,6 +37,8 @@ from recommender.runs import Runs
 LEVEL_SPREAD = 1.0
 # Spread of ln(runtime) about level + column where an archive leaves it unknown, and how many free cells that counts for.
 UNKNOWN_SPREAD, UNKNOWN_CELLS = 0.5, 2.0
+# On the diagonal of L, so that it can be solved where nothing links two parts; the sweeps take off what it does elsewhere.
+RIDGE = 1e-9
 
 
 @dataclass(frozen=True)
@@ -83,8 +85,8 @@ def archive_cells(problem: Problem) -> ArchiveCells:
     Raises
     ------
     InsufficientEvidenceError
-        Without an archive, when none of its completed runs is of a candidate, or when inputs and configurations went
-        together (`contexts`).
+        Without an archive, when none of its completed runs is of a candidate, or when no two configurations can be compared
+        (`contexts`).
     """
     if problem.archive is None or not len(problem.archive):
         own = (
@@ -104,7 +106,7 @@ def archive_cells(problem: Problem) -> ArchiveCells:
             "nothing can be transferred"
         )
     completed, every = (np.bincount(r, minlength=len(problem.configurations)).astype(float) for r in (row[done], row))
-    frame, row, context, said = contexts(problem)
+    frame, row, context, said, *_ = contexts(problem)
     done = (frame["status"] == "completed").to_numpy()
     _, first = np.unique(context, return_index=True)
     of_context, names = pd.factorize(frame["workload"].to_numpy(object)[first])
@@ -221,6 +223,11 @@ def additive(y: Array, bound: Array | None = None, sweeps: int = 100) -> tuple[A
     z, used, censored, floor = z[:, ran], used[:, ran], censored[:, ran], floor[:, ran]
     rows, columns = used.sum(axis=1), used.sum(axis=0)
     level, mean = np.zeros(len(y)), np.zeros(z.shape[1])
+    if not censored.any():  # sweeps alone would take thousands where few runs link two groups of configurations
+        by_row = z.sum(axis=1) / np.maximum(rows, 1)
+        mean = np.linalg.solve(_laplacian(used) + RIDGE * np.diag(columns), z.sum(axis=0) - used.T @ by_row)
+        mean += (z.sum() - columns @ mean) / max(columns.sum(), 1)  # levels about 0, as the sweeps leave them
+        level = by_row - used @ mean / np.maximum(rows, 1)
     for _ in range(sweeps):
         before = level
         mean = (z - used * level[:, None]).sum(axis=0) / columns
@@ -233,13 +240,20 @@ def additive(y: Array, bound: Array | None = None, sweeps: int = 100) -> tuple[A
     return level, column, y - level[:, None] - column
 
 
+def _laplacian(used: npt.NDArray[np.bool_]) -> Array:
+    """L of the cells that were run."""
+    n = used.astype(float)
+    result: Array = np.diag(n.sum(axis=0)) - n.T @ (n / np.maximum(n.sum(axis=1, keepdims=True), 1.0))
+    return result
+
+
 def _unsure(cells: ArchiveCells, at: npt.NDArray[np.bool_]) -> Array:
     """Variance of each column less the mean of the columns `at`, in s²: (e − w)ᵀ L⁺ (e − w); NaN for an empty column."""
     have = np.isfinite(cells.log_runtime)
     used = have | (np.isfinite(cells.bound) & have.any(axis=1, keepdims=True))
     ran = used.any(axis=0)
-    n = used[have.any(axis=1)][:, ran].astype(float)
-    covariance = np.linalg.pinv(np.diag(n.sum(axis=0)) - n.T @ (n / n.sum(axis=1, keepdims=True)), hermitian=True)
+    laplacian = _laplacian(used[:, ran])
+    covariance = np.linalg.inv(laplacian + 1.0 / len(laplacian))  # as e − w sums to 0, and the archive is of one part
     w = at[ran] / at.sum()
     found = np.full(used.shape[1], np.nan)
     found[ran] = np.diag(covariance) - 2.0 * covariance @ w + w @ covariance @ w
