@@ -37,8 +37,10 @@ from recommender.runs import Runs
 LEVEL_SPREAD = 1.0
 # Spread of ln(runtime) about level + column where an archive leaves it unknown, and how many free cells that counts for.
 UNKNOWN_SPREAD, UNKNOWN_CELLS = 0.5, 2.0
-# On the diagonal of L, so that it can be solved where nothing links two parts; the sweeps take off what it does elsewhere.
+# On the diagonal of L, so that it can be solved where nothing links two parts.
 RIDGE = 1e-9
+# Difference of ln(runtime) from which on unfinished sweeps are far off: well below what noise leaves of any column.
+FAR = 0.01
 
 
 @dataclass(frozen=True)
@@ -223,11 +225,6 @@ def additive(y: Array, bound: Array | None = None, sweeps: int = 100) -> tuple[A
     z, used, censored, floor = z[:, ran], used[:, ran], censored[:, ran], floor[:, ran]
     rows, columns = used.sum(axis=1), used.sum(axis=0)
     level, mean = np.zeros(len(y)), np.zeros(z.shape[1])
-    if not censored.any():  # sweeps alone would take thousands where few runs link two groups of configurations
-        by_row = z.sum(axis=1) / np.maximum(rows, 1)
-        mean = np.linalg.solve(_laplacian(used) + RIDGE * np.diag(columns), z.sum(axis=0) - used.T @ by_row)
-        mean += (z.sum() - columns @ mean) / max(columns.sum(), 1)  # levels about 0, as the sweeps leave them
-        level = by_row - used @ mean / np.maximum(rows, 1)
     for _ in range(sweeps):
         before = level
         mean = (z - used * level[:, None]).sum(axis=0) / columns
@@ -235,9 +232,23 @@ def additive(y: Array, bound: Array | None = None, sweeps: int = 100) -> tuple[A
         if np.allclose(level, before, rtol=0, atol=1e-10):
             break
         z = np.where(censored, np.maximum(floor, level[:, None] + mean), z)
+    else:
+        if not censored.any():
+            mean, level = _exact(z, used, mean, level)
     column = np.full(y.shape[1], np.nan)
     column[ran] = mean
     return level, column, y - level[:, None] - column
+
+
+def _exact(z: Array, used: npt.NDArray[np.bool_], mean: Array, level: Array) -> tuple[Array, Array]:
+    """The fit, solved for, where sweeps left it far off: few runs that link two groups take thousands of sweeps."""
+    rows = np.maximum(used.sum(axis=1), 1)
+    by_row, columns = z.sum(axis=1) / rows, used.sum(axis=0)
+    found = np.linalg.solve(_laplacian(used) + RIDGE * np.diag(columns), z.sum(axis=0) - used.T @ by_row)
+    found += (z.sum() - columns @ found) / columns.sum()  # levels about 0, as the sweeps leave them
+    if np.abs(found - mean).max() <= FAR:
+        return mean, level
+    return found, by_row - used @ found / rows
 
 
 def _laplacian(used: npt.NDArray[np.bool_]) -> Array:
