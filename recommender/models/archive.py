@@ -9,7 +9,8 @@ x[u, c]  activity counter c of context u: mean over runs of (ln(1 + counter) −
 What contradicts the rest is left out and said, so that it cannot bend the answer: repetitions that differ tenfold, cells
 tenfold off the additive model where the archive's own scatter is far smaller, and workloads whose level or scatter is
 out of all proportion (seconds noted as milliseconds, most likely). Where another workload deviates alike on the same
-configurations, neither a cell nor a scatter contradicts anything: so do memory cliffs look.
+configurations, neither a cell nor a scatter contradicts anything: so do memory cliffs look. Before that, of parts of the
+archive that nothing links one is kept (`contexts`).
 """
 
 from __future__ import annotations
