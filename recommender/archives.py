@@ -23,7 +23,7 @@ from recommender.models.archive import CONTRADICTION, NOTHING_LEFT, Archived, ar
 from recommender.models.noted import among, billed, usual
 from recommender.models.unusual import FEWEST
 from recommender.problem import Problem, build_problem, empty_runs
-from recommender.runs import Runs, read_runs
+from recommender.runs import Runs, read_runs, shared_names
 from recommender.table_files import locked, replace_table, write_table
 from recommender.tables import RUNS, Column, read_table
 
@@ -304,7 +304,7 @@ def check(archive: Archive) -> Report:
     looked, unusable = _looked_through(archive.runs)
     if looked is not None:
         y = looked.cells.log_runtime
-        problems += [sentence.replace("of the archive ", "") for sentence in looked.warnings]
+        problems += [*(sentence.replace("of the archive ", "") for sentence in looked.warnings), *looked.cells.said]
         if archive.runs.frame["workload"].nunique() < FEWEST:
             problems.append(
                 f"fewer than {FEWEST} workloads: other units and outliers cannot be told from real differences"
@@ -322,6 +322,8 @@ def check(archive: Archive) -> Report:
         problems.append("no run completed: nothing can be learnt from it")
     filled = np.isfinite(y)
     problems += _twins(y, names)
+    of = archive.provenance["source"].to_numpy()
+    problems += shared_names([Runs(frame[of == source].reset_index(drop=True)) for source in dict.fromkeys(of)])
     unlicensed = archive.provenance["licence"].isna()
     if unlicensed.any():
         sources = ", ".join(map(str, archive.provenance.loc[unlicensed, "source"].unique()))

@@ -58,8 +58,8 @@ class Evidence:
 
 def evidence(problem: Problem, runs: Runs, *, adapts: bool) -> Evidence:
     """Look archive and runs through; `adapts`: leave out what was run before the workload changed."""
-    problem, said = believable(problem)
     runs = canonical(runs)
+    problem, said = believable(problem, runs)
     now, changed = since_change(problem, runs) if adapts else (runs, ())
     now = now if now is runs else canonical(now)
     alone = (

@@ -18,7 +18,7 @@ from recommender.enumeration import Machines, catalogue_candidates, table_candid
 from recommender.errors import InputError, UnknownNameError, did_you_mean
 from recommender.inputs import target_inputs
 from recommender.pricing import BY_NAME, DEFAULT_OPTIONS, OptionPrices, PurchaseOption, Usage, price_option
-from recommender.runs import Runs, read_runs
+from recommender.runs import Runs, read_runs, shared_names, some
 from recommender.tables import CANDIDATES, PRICES, read_table
 from recommender.units import format_usd
 
@@ -167,7 +167,7 @@ def build_problem(
     given = [_read(source) for source in archive]
     others += [r.without(workload) if workload is not None else r for r in given]
     pool = pd.concat([r.frame for r in others if len(r)], ignore_index=True) if any(len(r) for r in others) else None
-    notes: list[str] = []
+    notes = shared_names(others)
     if local_like is not None and local_like not in set(catalogue.types["family"]):
         raise UnknownNameError(
             f"--local-like {local_like!r} is no family of the catalogue{did_you_mean(local_like, set(catalogue.types['family']))}"
@@ -300,13 +300,13 @@ def _select(runs: Runs, workload: str | None) -> tuple[str | None, Runs]:
     if workload is not None:
         if known and workload not in known:
             raise UnknownNameError(
-                f"workload {workload!r} is not in the runs table{did_you_mean(workload, known)} (it holds {_some(known)}; "
+                f"workload {workload!r} is not in the runs table{did_you_mean(workload, known)} (it holds {some(known)}; "
                 "to ask about a workload that was never run, give the table as --archive)"
             )
         return workload, runs.of(workload)
     if len(known) > 1:
         raise InputError(
-            f"the runs table holds {len(known)} workloads ({_some(known)}); name the one asked about with --workload"
+            f"the runs table holds {len(known)} workloads ({some(known)}); name the one asked about with --workload"
         )
     return (known[0], runs) if known else (None, runs)
 
@@ -349,11 +349,6 @@ def _without_empty(runs: Runs) -> Runs:
     frame = runs.frame
     empty = [c for c in (*runs.inputs, *runs.params, *runs.metrics) if frame[c].isna().all()]
     return Runs(frame.drop(columns=empty))
-
-
-def _some(names: Iterable[str], most: int = 5) -> str:
-    names = list(names)
-    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
 
 
 def _regions(regions: Sequence[str] | None, runs: Runs, catalogue: Catalogue) -> list[str]:

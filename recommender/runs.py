@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,6 +12,9 @@ import pandas as pd
 
 from recommender.table_files import locked, replace_table, write_table
 from recommender.tables import RUNS, read_table
+
+TWOFOLD = 2.0
+"""Ratio of runtimes on the same configurations from which on two sources' workloads of one name seem to be different jobs."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -86,6 +89,39 @@ class Runs:
 
     def _family(self, prefix: str) -> list[str]:
         return [str(name) for name in self.frame if str(name).startswith(prefix)]
+
+
+def shared_names(sources: Sequence[Runs]) -> list[str]:
+    """Workloads of one name in several sources that took other times in each, or ran nothing in common, in words."""
+    frames = [runs.completed.assign(source=i) for i, runs in enumerate(sources) if len(runs.completed)]
+    if len(frames) < 2:
+        return []
+    frame = pd.concat(frames, ignore_index=True)
+    frame = frame[frame.groupby("workload")["source"].transform("nunique") > 1]
+    cell = ["workload", "instance_type", "node_count", *(c for c in frame if str(c).startswith(("input.", "param.")))]
+    log_t = pd.Series(np.log(frame["runtime_s"].to_numpy(float)), index=frame.index)
+    log_t = log_t.groupby([frame[c] for c in [*cell, "source"]], dropna=False).mean()
+    by = log_t.groupby(level=cell, dropna=False)
+    apart = (by.max() - by.min()).where(by.size() > 1).groupby(level="workload").median()
+    differ, nothing = apart[apart > np.log(TWOFOLD)], apart[apart.isna()]
+    job = "taken for one workload; if these are different jobs, rename them in one of the sources"
+    found = []
+    if len(differ):
+        found.append(
+            f"{some(differ.index)} are in several of the sources given, with runtimes on the same configurations that differ up "
+            f"to {np.exp(differ.max()):.1f} x in the median: each is {job}"
+        )
+    if len(nothing):
+        found.append(
+            f"{some(nothing.index)} are in several of the sources given, which ran nothing in common: each is {job}"
+        )
+    return found
+
+
+def some(names: Iterable[str], most: int = 5) -> str:
+    """Names, `most` of them in full."""
+    names = list(names)
+    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
 
 
 def ranks(frame: pd.DataFrame, columns: list[str]) -> npt.NDArray[np.intp]:

@@ -342,6 +342,13 @@ class TestTheCommandLine:
         said = self.run("archive", "remove", "jobs")
         assert said == f"jobs: removed {len(POOL)} runs of 1 workloads; nothing is left of it\n"
 
+    def test_adding_other_jobs_under_the_same_names_says_so(self, store: Path, tmp_path: Path) -> None:
+        frame = planted(workloads=2)
+        self.run("archive", "add", "jobs", str(saved(tmp_path / "one.csv", frame)))
+        other = saved(tmp_path / "two.csv", frame.assign(runtime_s=frame["runtime_s"] * 6))
+        done = CliRunner().invoke(app, ["archive", "add", "jobs", str(other)])
+        assert "w000, w001 are in several of the sources given" in done.stderr
+
     def test_an_archive_that_cannot_be_read_hides_no_other_and_can_be_removed(
         self, store: Path, tmp_path: Path
     ) -> None:

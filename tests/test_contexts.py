@@ -6,9 +6,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from recommender.archives import Archive, check
 from recommender.errors import InsufficientEvidenceError
 from recommender.models.archive import archived, believable
-from recommender.models.contexts import CONFOUNDED
+from recommender.models.contexts import CONFOUNDED, UNLINKED
 from recommender.problem import Problem, build_problem
 from recommender.runs import Runs
 from recommender.strategies import strategy
@@ -130,3 +131,89 @@ def test_failures_count_wherever_they_happened() -> None:
     lost = table([(5, 1.0)]).assign(status="failed")
     problem, _ = ask(pd.concat([table(cells), lost], ignore_index=True))
     assert archived(problem).cells.completing[5] == pytest.approx(9 / 17)
+
+
+class TestWhereNoWorkloadLinksTwoGroupsOfTypes:
+    """Twelve workloads on t00 to t03, eight others, fifty times smaller, on t04 and t05 alone."""
+
+    FAST, SMALL = 4, 50.0
+
+    def archive(self) -> pd.DataFrame:
+        large = table([(i, 8.0) for i in range(self.FAST)], 12)
+        small = table([(i, 8.0) for i in range(self.FAST, TYPES)]).assign(workload=lambda f: "s" + f["workload"])
+        return pd.concat([large, small.assign(runtime_s=small["runtime_s"] / self.SMALL)], ignore_index=True)
+
+    def asked(self, *types: int, archive: pd.DataFrame | None = None) -> tuple[Problem, Runs]:
+        """The job at its own level, measured on `types`."""
+        mine = table([(i, 8.0) for i in types], 1).assign(workload="new") if types else None
+        given = self.archive() if archive is None else archive
+        return build_problem(mine, candidates=POOL, archive=[given], objective="runtime", top=TYPES)
+
+    @pytest.mark.parametrize("name", [*(name for name in READERS if name != "transfer"), "prior", "auto"])
+    def test_no_strategy_lays_what_the_jobs_take_to_the_types_and_all_say_so(self, name: str) -> None:
+        answer = strategy(name).recommend(*self.asked(0, 2))
+        (said,) = (said for said in answer.warnings if said.startswith(UNLINKED))
+        assert "2 configurations (t04 x1 ...) were run only by workloads that ran none of the other 4" in said
+        assert "run a workload on both" in said
+        truth = 8 * np.exp(4 - 0.1 * np.arange(TYPES))
+        for row in answer.rows:
+            if row.runtime_s is not None and row.evidence != "extrapolated":
+                assert row.runtime_s.p50 == pytest.approx(truth[int(row.instance_type[1:])], rel=0.5)
+
+    @pytest.mark.parametrize(("types", "columns"), [((), [0, 1, 2, 3]), ((0,), [0, 1, 2, 3]), ((4, 5), [4, 5])])
+    def test_the_part_is_kept_that_the_workload_s_own_runs_are_of_and_else_the_largest(
+        self, types: tuple[int, ...], columns: list[int]
+    ) -> None:
+        problem, said = believable(*self.asked(*types))
+        assert archived(problem).columns.tolist() == columns
+        assert len(said) == 1
+        assert f"only the {len(columns)} are used" in said[0]
+
+    def test_own_runs_of_both_parts_keep_the_largest_and_it_is_said(self) -> None:
+        problem, (said, left) = believable(*self.asked(0, 4))
+        assert archived(problem).columns.tolist() == [0, 1, 2, 3]
+        assert said.startswith("the workload's own runs are of 2 parts of the archive that cannot be compared")
+        assert left.startswith(UNLINKED)
+        rows = strategy("column-mean").recommend(*self.asked(0, 4)).rows
+        assert {row.instance_type for row in rows} == {"t00", "t01", "t02", "t03", "t04"}
+
+    @pytest.mark.parametrize("types", [(0,), (5,)])
+    def test_the_archive_that_strategies_see_is_of_that_part_alone(self, types: tuple[int, ...]) -> None:
+        archive = believable(*self.asked(*types))[0].archive
+        assert archive is not None
+        assert {str(name)[0] for name in archive.workloads} == {"w" if types == (0,) else "s"}
+
+    def test_the_part_is_taken_out_once(self) -> None:
+        problem, runs = self.asked(5)
+        assert believable(problem, runs)[0].archive is believable(problem, runs)[0].archive
+
+    def test_the_other_part_is_answered_as_if_it_were_all(self) -> None:
+        small = self.archive()[lambda f: f["workload"].str.startswith("s")].reset_index(drop=True)
+        whole, alone = (strategy("selecta").recommend(*self.asked(4, archive=given)) for given in (None, small))
+        assert whole.rows == alone.rows
+
+    def test_one_workload_that_ran_both_links_them(self) -> None:
+        link = table([(0, 8.0), (5, 8.0)], 1).assign(workload="link")
+        problem, runs = self.asked(0, 2, archive=pd.concat([self.archive(), link], ignore_index=True))
+        assert believable(problem, runs) == (problem, ())
+        assert np.diff(archived(problem).column) == pytest.approx([-0.1] * 5, abs=0.08)
+
+    def test_a_run_that_did_not_complete_links_nothing(self) -> None:
+        lost = table([(5, 8.0)], 1).assign(status="failed")
+        _, said = believable(*self.asked(0, archive=pd.concat([self.archive(), lost], ignore_index=True)))
+        assert [sentence.startswith(UNLINKED) for sentence in said] == [True]
+
+    def test_a_check_of_the_archive_says_so(self) -> None:
+        runs = Runs.from_frame(self.archive())
+        provenance = pd.DataFrame(
+            {"source": "a", "licence": "MIT", "added_at": pd.Timestamp("2026-01-01", tz="UTC")}, runs.frame.index
+        )
+        (said,) = (said for said in check(Archive("jobs", runs, provenance)).problems if UNLINKED in said)
+        assert "run a workload on both" in said
+
+    @pytest.mark.parametrize("name", READERS)
+    def test_where_every_workload_ran_one_type_alone_nothing_is_transferred(self, name: str) -> None:
+        lone = table([(i, 8.0) for i in range(TYPES)], TYPES)
+        lone = lone[lone["workload"].str[1:].astype(int) == lone["instance_type"].str[1:].astype(int)]
+        with pytest.raises(InsufficientEvidenceError, match=f"{UNLINKED}: no workload ran two candidates"):
+            strategy(name).recommend(*self.asked(0, archive=lone.reset_index(drop=True)))

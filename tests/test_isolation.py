@@ -133,6 +133,25 @@ class TestADeviationThatWorkloadsShare:
         assert said.startswith("w008 of the archive is left out: runtimes scattered")
 
 
+class TestTwoUnitsInOneWorkload:
+    """Every second run of one workload is noted in another unit, in an archive of few."""
+
+    @pytest.mark.parametrize("workloads", [6, 8, 12])
+    def test_are_noticed_among_few_workloads_as_among_many(self, workloads: int) -> None:
+        frame = planted(workloads=workloads)
+        mixed = (frame["workload"] == "w002") & (frame.groupby("workload").cumcount() % 2 == 1)
+        problem, _ = ask(frame.assign(runtime_s=frame["runtime_s"].where(~mixed, frame["runtime_s"] * 1000.0)))
+        clean, (said,) = believable(problem)
+        assert said.startswith("w002 of the archive is left out")
+        assert clean.archive is not None
+        assert set(frame["workload"]) - set(clean.archive.workloads) == {"w002"}
+
+    @pytest.mark.parametrize("workloads", [5, 6, 8, 12])
+    def test_are_not_seen_where_all_is_in_one(self, workloads: int) -> None:
+        problem, _ = ask(planted(workloads=workloads))
+        assert believable(problem) == (problem, ())
+
+
 class TestAnotherUnit:
     """The workload's own runs, or all of the archive, are not noted in seconds."""
 

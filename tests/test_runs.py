@@ -16,7 +16,8 @@ import pandas as pd
 import pytest
 
 from recommender.errors import InputError, RecommenderError, UnknownNameError
-from recommender.runs import Runs, append_run, read_runs, write_runs
+from recommender.problem import build_problem
+from recommender.runs import Runs, append_run, read_runs, shared_names, write_runs
 from recommender.tables import RUNS
 
 FRAME = pd.DataFrame(
@@ -194,3 +195,47 @@ def test_a_writer_killed_at_any_instant_leaves_a_whole_table(tmp_path: Path, suf
         assert runtimes == list(range(1, len(runtimes) + 1))
         assert reported <= len(runtimes) <= reported + 1
         kept += len(runtimes)
+
+
+class TestAWorkloadThatSeveralSourcesName:
+    def source(self, seconds: dict[str, float], name: str = "sort", **columns: object) -> pd.DataFrame:
+        """One run on each type."""
+        rows = [{"workload": name, "instance_type": kind, "runtime_s": t} for kind, t in seconds.items()]
+        return pd.DataFrame(rows).assign(node_count=1, **columns)
+
+    def said(self, *sources: pd.DataFrame) -> list[str]:
+        return shared_names([Runs.from_frame(source) for source in sources])
+
+    def test_is_asked_about_where_the_median_configuration_differs_more_than_twofold(self) -> None:
+        one = self.source({"a": 10.0, "b": 20.0, "c": 30.0})
+        (said,) = self.said(one, self.source({"a": 60.0, "b": 120.0, "c": 30.0, "d": 1.0}))
+        assert said.startswith("sort are in several of the sources given")
+        assert "differ up to 6.0 x in the median" in said
+        assert "rename them in one of the sources" in said
+        assert self.said(one, self.source({"a": 60.0, "b": 30.0, "c": 45.0})) == []
+
+    def test_is_asked_about_where_there_is_nothing_to_compare(self) -> None:
+        (said,) = self.said(self.source({"a": 10.0}), self.source({"b": 10.0}))
+        assert "ran nothing in common: each is taken for one workload" in said
+
+    def test_is_compared_at_one_input_and_by_completed_runs(self) -> None:
+        small, large = (self.source({"a": t}, **{"input.size_gib": size}) for t, size in ((10.0, 1.0), (80.0, 8.0)))
+        (said,) = self.said(small, large)
+        assert "ran nothing in common" in said
+        both = pd.concat([small, large], ignore_index=True)
+        assert self.said(both, large) == []
+        assert self.said(small, self.source({"a": 900.0}, status="failed", **{"input.size_gib": 1.0})) == []
+
+    def test_is_said_in_no_answer_where_a_table_is_given_twice_or_names_differ(self) -> None:
+        one = self.source({"a": 10.0, "b": 20.0})
+        assert self.said(one, one) == []
+        assert self.said(one, self.source({"a": 90.0, "b": 90.0}, name="join")) == []
+
+    def test_is_named_with_every_answer_but_for_the_workload_asked_about(self) -> None:
+        kinds = {"m5.large": 10.0, "m5.xlarge": 20.0}
+        slow = {kind: 6 * t for kind, t in kinds.items()}
+        mine = pd.concat([self.source(kinds), self.source(kinds, name="new")], ignore_index=True)
+        other = pd.concat([self.source(slow), self.source(slow, name="new")], ignore_index=True)
+        problem, _ = build_problem(mine, workload="new", archive=[other])
+        (said,) = (note for note in problem.notes if "in several of the sources" in note)
+        assert said.startswith("sort are")

@@ -9,7 +9,8 @@ x[u, c]  activity counter c of context u: mean over runs of (ln(1 + counter) −
 What contradicts the rest is left out and said, so that it cannot bend the answer: repetitions that differ tenfold, cells
 tenfold off the additive model where the archive's own scatter is far smaller, and workloads whose level or scatter is
 out of all proportion (seconds noted as milliseconds, most likely). Where another workload deviates alike on the same
-configurations, neither a cell nor a scatter contradicts anything: so do memory cliffs look.
+configurations, neither a cell nor a scatter contradicts anything: so do memory cliffs look. Before that, of parts of the
+archive that nothing links one is kept (`contexts`).
 """
 
 from __future__ import annotations
@@ -25,8 +26,8 @@ import numpy.typing as npt
 import pandas as pd
 
 from recommender.errors import InsufficientEvidenceError
-from recommender.models import Array
-from recommender.models.contexts import CONFOUNDED, contexts
+from recommender.models import Array, configuration_rows, measured
+from recommender.models.contexts import CONFOUNDED, UNLINKED, Contexts, apart, contexts
 from recommender.models.counters import Counters
 from recommender.models.unusual import FEWEST, MAD, SCATTER, lonely, unusual
 from recommender.models.yardsticks import ArchiveCells, additive, archive_cells
@@ -140,27 +141,62 @@ def nothing_comparable(runs: Runs) -> str:
     return f"{where}: runtimes are those of the archive's typical workload, and only their order means anything"
 
 
-def believable(problem: Problem) -> tuple[Problem, tuple[str, ...]]:
+def believable(problem: Problem, runs: Runs | None = None) -> tuple[Problem, tuple[str, ...]]:
     """The problem with what contradicts the rest left out of its archive, and what was left out and why.
+
+    Of parts that nothing links it keeps the one that the workload's own `runs` are of, and else the largest (`contexts`).
 
     Every strategy enters through here, so that a model, a count or a choice sees nothing else. What is left is looked
     through again, as it would be if it had been given alone. An archive that says nothing of the candidates, of which
     nothing would be left or in which nothing can be compared stays as it is: who needs it refuses it, and it is said.
     """
     said: tuple[str, ...] = ()
-    apart: tuple[str, ...] = ()
+    not_compared: tuple[str, ...] = ()
     while problem.archive is not None and len(problem.archive):
         try:
+            problem, parts = _own_part(problem, runs)
+            said = tuple(dict.fromkeys((*said, *parts)))
             a = archived(problem)
         except InsufficientEvidenceError as error:
-            told = str(error).startswith((NOTHING_LEFT, CONFOUNDED))
+            told = str(error).startswith((NOTHING_LEFT, CONFOUNDED, UNLINKED))
             return problem, (*said, str(error) if told else _elsewhere(problem))
-        apart = a.cells.said
+        not_compared = a.cells.said
         if not a.warnings:
             break
         said = (*said, *a.warnings)
         problem = replace(problem, archive=kept(problem, "believable", partial(_left, problem, a)))
-    return problem, (*said, *apart)
+    return problem, (*said, *not_compared)
+
+
+def _own_part(problem: Problem, runs: Runs | None) -> tuple[Problem, tuple[str, ...]]:
+    """The problem with one part of its archive alone: the largest of those that the workload's own runs are of, or of all.
+
+    Parts that inputs keep apart stay, where the largest is kept: who models inputs learns from them.
+    """
+    assert problem.archive is not None
+    if not len(problem.archive.completed):
+        return problem, ()
+    found = _compared(problem)
+    own = np.unique(found.part[measured(problem, runs).count > 0]) if runs is not None else found.part[:0]
+    own = own[(own >= 0) & (own < found.comparing)]
+    k = int(own[0]) if len(own) else 0
+    several = (
+        f"the workload's own runs are of {len(own)} parts of the archive that cannot be compared: those outside of the "
+        f"{int((found.part == k).sum())} configurations that are used say nothing of other configurations"
+    )
+    said = (several,) if len(own) > 1 else ()
+    if found.part.max() < 1 or (k == 0 and found.by_inputs):
+        return problem, said
+    archive = kept(problem, ("part", k), partial(_part, problem, found.part, k))
+    return replace(problem, archive=archive), (*said, apart(problem, found.part, k, by_inputs=found.by_inputs))
+
+
+def _part(problem: Problem, part: npt.NDArray[np.intp], k: int) -> Runs:
+    """The archive's runs but those of configurations of other parts."""
+    assert problem.archive is not None
+    row = configuration_rows(problem, problem.archive.frame)
+    of = np.where(row >= 0, part[row], -1)
+    return Runs(problem.archive.frame[(of == k) | (of < 0)].reset_index(drop=True))
 
 
 def _elsewhere(problem: Problem) -> str:
@@ -275,7 +311,11 @@ def _completed(problem: Problem) -> tuple[pd.DataFrame, npt.NDArray[np.intp], np
 
 def comparable_runs(problem: Problem) -> tuple[pd.DataFrame, npt.NDArray[np.intp], npt.NDArray[np.intp]]:
     """Comparable runs of candidates, their configurations and their contexts as `archive_cells` numbers them."""
-    return kept(problem, "contexts", lambda: contexts(problem)[:3])
+    return _compared(problem)[:3]
+
+
+def _compared(problem: Problem) -> Contexts:
+    return kept(problem, "contexts", lambda: contexts(problem))
 
 
 def _contradictions(problem: Problem, cells: ArchiveCells, columns: npt.NDArray[np.intp]) -> npt.NDArray[np.bool_]:

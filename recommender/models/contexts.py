@@ -3,7 +3,9 @@
 A context is a workload at one input. Configurations are held against each other within contexts, since what an input
 costs is not known; so two configurations are comparable where contexts that ran several of them link the two. Where inputs
 and configurations went together (each type tried at a size of its own), no context links them, and to take a
-workload's runs together would call the type with the small input fast.
+workload's runs together would call the type with the small input fast. Where workloads that ran some configurations ran
+none of the others, no context links these either: the additive model then holds within each part alone, and what the jobs
+of a part take would be laid to its configurations.
 
 Workloads are numbered by what they ran, and never by what they are called: whoever deals them to folds or takes some evenly
 does it by these numbers, so that another name changes no answer.
@@ -27,6 +29,7 @@ from recommender.runs import Runs
 LIKE = 1.25
 """Inputs of a workload that differ by no more than this factor are one where they hardly recur: measured sizes jitter."""
 CONFOUNDED = "the archive's inputs and its configurations cannot be told apart"
+UNLINKED = "parts of the archive cannot be compared"
 
 Codes = npt.NDArray[np.intp]
 Mask = npt.NDArray[np.bool_]
@@ -42,6 +45,15 @@ class Contexts(NamedTuple):
     """Context of each run, 0, 1 ... in the order of `by_content` and then of inputs."""
     said: tuple[str, ...]
     """What is not compared, and why."""
+    part: Codes
+    """Which of the parts that nothing links each candidate is of, (configurations,); -1 without a completed run.
+
+    Part 0 has the most comparisons (cells less contexts), and is the one whose runs these are.
+    """
+    comparing: int
+    """Parts in which a context ran several configurations; they come before the others."""
+    by_inputs: bool
+    """Whether it is inputs that keep parts apart, and not workloads alone."""
 
 
 def contexts(problem: Problem) -> Contexts:
@@ -50,7 +62,7 @@ def contexts(problem: Problem) -> Contexts:
     Raises
     ------
     InsufficientEvidenceError
-        When inputs and configurations went together throughout.
+        When no two configurations can be compared, though several were run.
     """
     assert problem.archive is not None
     frame, inputs = problem.archive.frame, problem.archive.inputs
@@ -59,23 +71,30 @@ def contexts(problem: Problem) -> Contexts:
     frame, row = frame[at], row[at]
     done, workload = (frame["status"] == "completed").to_numpy(), _codes(pd.Series(by_content(problem.archive)[at]))
     context = _codes([pd.Series(workload), *(frame[c] for c in inputs)])
-    if context.max(initial=0) == workload.max(initial=0):
-        return Contexts(frame, row, context, ())
-    recurring = bool(_several(row, context, done)[done].mean() >= 0.5)
+    one = context.max(initial=0) == workload.max(initial=0)
+    recurring = one or bool(_several(row, context, done)[done].mean() >= 0.5)
     if not recurring:
         context = _codes([pd.Series(workload), pd.Series(np.where(_jitters(frame, inputs, workload), -1, context))])
-    keep, said = _linked(problem, row, context, workload, done)
+    part, comparisons = _parts(row[done], context[done], len(problem.configurations))
+    by_inputs = len(comparisons) > components(row[done], workload[done])[1]
+    keep, said = np.ones(len(row), dtype=bool), list[str]()
+    if len(comparisons) > 1:
+        if not comparisons[0]:
+            raise InsufficientEvidenceError(_nothing(by_inputs))
+        stopped = ~pd.Series(done).groupby(context).transform("any").to_numpy()
+        keep = stopped | np.isin(context, context[done & (part[row] == 0)])
+        said.append(apart(problem, part, 0, by_inputs=by_inputs))
     if not recurring:  # a level for each would leave nothing for the columns
         several = pd.Series(context).groupby(workload).transform("nunique").gt(1).to_numpy()
         alone = keep & several & ~_several(row, context, done & keep)
         keep = keep & ~alone
         if alone.any():
-            lone = (
+            said.append(
                 f"{int(alone.sum())} runs of the archive are of the only configuration that their workload ran at that input: "
                 "they say nothing of how configurations differ, and are not used"
             )
-            said = (*said, lone)
-    return Contexts(frame[keep], row[keep], _codes(pd.Series(context[keep])), said)
+    comparing = int(np.count_nonzero(comparisons))
+    return Contexts(frame[keep], row[keep], _codes(pd.Series(context[keep])), tuple(said), part, comparing, by_inputs)
 
 
 def by_content(runs: Runs) -> Codes:
@@ -123,33 +142,47 @@ def _jitters(frame: pd.DataFrame, inputs: list[str], workload: Codes) -> Mask:
     return alike
 
 
-def _linked(problem: Problem, row: Codes, context: Codes, workload: Codes, done: Mask) -> tuple[Mask, tuple[str, ...]]:
-    """Runs of the most configurations that contexts link, where it is the inputs that keep others apart."""
-    stopped = ~pd.Series(done).groupby(context).transform("any").to_numpy()
-    use = done & ~stopped
-    label, count = _components(row[use], context[use])
-    if count <= _components(row[use], workload[use])[1]:
-        return np.ones(len(row), dtype=bool), ()
-    table = pd.DataFrame({"label": label, "row": row[use]}).groupby("label")["row"].agg(["nunique", "size", "min"])
-    main = table.sort_values(["nunique", "size", "min"], ascending=[False, False, True]).index[0]
-    columns, ran = np.unique(row[use][label == main]), np.unique(row[use])
-    if len(columns) == 1:
-        raise InsufficientEvidenceError(
+def _parts(row: Codes, context: Codes, configurations: int) -> tuple[Codes, Codes]:
+    """Part of each configuration as `Contexts` numbers them, by completed runs, and the comparisons in each part."""
+    cells = pd.DataFrame({"part": components(row, context)[0], "row": row, "context": context}).drop_duplicates()
+    by = cells.groupby("part")
+    size, columns, first = by.size() - by["context"].nunique(), by["row"].nunique(), by["row"].min()
+    order = np.lexsort((first, -columns, -size))
+    part = np.full(configurations, -1, dtype=np.intp)
+    part[cells["row"]] = np.argsort(order)[np.unique(cells["part"], return_inverse=True)[1]]
+    return part, np.asarray(size.to_numpy()[order], dtype=np.intp)
+
+
+def apart(problem: Problem, part: Codes, kept: int, *, by_inputs: bool) -> str:
+    """What is left out beside the part that is kept, why, and what to do, in words."""
+    others = np.flatnonzero((part >= 0) & (part != kept))
+    first = problem.candidates.configuration(int(others[0])).label
+    what, rest = f"{len(others)} configurations ({first}{' ...' if len(others) > 1 else ''})", int((part == kept).sum())
+    if by_inputs:
+        return (
+            f"{CONFOUNDED} throughout: {what} were run only at inputs at which no workload ran any of the other {rest}, so "
+            "the archive does not say how they compare"
+        )
+    return (
+        f"{UNLINKED}: {what} were run only by workloads that ran none of the other {rest}, so how these compare is not known; "
+        f"only the {rest} are used: to use all, run a workload on both"
+    )
+
+
+def _nothing(by_inputs: bool) -> str:
+    """That no two configurations can be compared, why, and what to do, in words."""
+    if by_inputs:
+        return (
             f"{CONFOUNDED}: no workload ran two candidates at one input, so what is due to the input and what to the machine is "
             "not known, and nothing can be transferred; run several configurations at one input"
         )
-    inside = np.isin(context, np.unique(context[use][label == main]))
-    apart = np.setdiff1d(ran, columns)
-    first = problem.candidates.configuration(int(apart[0])).label if len(apart) else ""
-    what = f"{len(apart)} configurations ({first}{' ...' if len(apart) > 1 else ''}) " if len(apart) else "some runs "
-    said = (
-        f"{CONFOUNDED} throughout: {what}were run only at inputs at which no workload ran any of the other {len(columns)}, so "
-        "the archive does not say how they compare"
+    return (
+        f"{UNLINKED}: no workload ran two candidates, so what is due to the job and what to the machine is not known, and "
+        "nothing can be transferred; run several configurations with one workload"
     )
-    return inside | stopped, (said,)
 
 
-def _components(row: Codes, context: Codes) -> tuple[Codes, int]:
+def components(row: Codes, context: Codes) -> tuple[Codes, int]:
     """Component of each run in the graph of contexts and configurations, and their number."""
     n, m = int(context.max(initial=-1)) + 1, int(row.max(initial=-1)) + 1
     graph = coo_matrix((np.ones(len(row)), (context, row + n)), shape=(n + m, n + m))

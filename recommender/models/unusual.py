@@ -1,6 +1,6 @@
 """What in an archive is out of proportion to the rest: levels, scatter and single cells, unless workloads share it.
 
-Notation: y ≈ level + column + residual, the additive model of `yardsticks`; rows are contexts.
+Notation: y ≈ level + column + residual, the additive model of `yardsticks`, or by medians among few; rows are contexts.
 """
 
 from __future__ import annotations
@@ -17,6 +17,10 @@ ROBUST_Z = 4.5
 """A workload is left out when its level is this many robust standard deviations off the median level."""
 FEWEST = 5
 """Workloads from which on one of them can be called unusual."""
+MANY = 20
+"""Workloads from which on none of them bends the columns by much."""
+SWEEPS = 10
+"""Of medians over columns and rows."""
 ALIKE = 0.8
 """Cosine of two workloads' deviations from the additive model from which on they deviate alike."""
 MAD = 0.6745
@@ -32,6 +36,8 @@ def unusual(y: Array, names: npt.NDArray[np.object_]) -> tuple[npt.NDArray[np.bo
         if len(use) < FEWEST:
             break
         level, _, residual = additive(y[use])
+        if len(use) < MANY:
+            residual = _by_medians(y[use], level)
         off = np.abs(level - np.median(level))
         scatter = np.sqrt(np.nanmean(residual**2, axis=1))
         # A factor e of deviation at least: workloads of one size would make any other look unusual.
@@ -43,6 +49,21 @@ def unusual(y: Array, names: npt.NDArray[np.object_]) -> tuple[npt.NDArray[np.bo
             break
         level_off[use[far]], scattered[use[wide]] = True, True
     return level_off, scattered
+
+
+def _by_medians(y: Array, level: Array) -> Array:
+    """Residuals where columns and levels are medians, from these levels on.
+
+    Among few workloads one in two units bends a column's mean so far that it hides behind it.
+    """
+    ran = np.isfinite(y).any(axis=0)
+    residual = np.full_like(y, np.nan)
+    z = y[:, ran]
+    for _ in range(SWEEPS):
+        column = np.nanmedian(z - level[:, None], axis=0)
+        level = np.nanmedian(z - column, axis=1)
+    residual[:, ran] = z - level[:, None] - column
+    return residual
 
 
 def _alike(residual: Array, rows: npt.NDArray[np.intp], names: npt.NDArray[np.object_]) -> npt.NDArray[np.bool_]:

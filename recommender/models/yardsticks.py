@@ -1,6 +1,11 @@
 """Yardsticks: what must be beaten. Column mean and best fixed read the archive, the others only the runs and prices.
 
-Notation: y[w, i] = ln(runtime in s) of workload w on configuration i, averaged over its completed runs; NaN unmeasured.
+Notation
+--------
+y[w, i]  ln(runtime in s) of workload w on configuration i, averaged over its completed runs; NaN unmeasured
+y[w, i] ≈ level[w] + column[i] + residual[w, i]     (`additive`)
+s        spread of the residuals (`pooled_spread`)
+L        D − Nᵀ R⁻¹ N, N[w, i] = 1 where w ran i, R and D its row and column sums: s² L⁺ is the covariance of the columns
 """
 
 from __future__ import annotations
@@ -22,7 +27,7 @@ from recommender.models import (
     nothing_known,
     with_measurements,
 )
-from recommender.models.contexts import contexts
+from recommender.models.contexts import components, contexts
 from recommender.models.memory import MemoryLimit
 from recommender.pricing import price_option
 from recommender.problem import Problem
@@ -30,6 +35,12 @@ from recommender.runs import Runs
 
 # Spread of ln(runtime) of a workload that was never run, about the level of the archive: a factor of e either way.
 LEVEL_SPREAD = 1.0
+# Spread of ln(runtime) about level + column where an archive leaves it unknown, and how many free cells that counts for.
+UNKNOWN_SPREAD, UNKNOWN_CELLS = 0.5, 2.0
+# On the diagonal of L, so that it can be solved where nothing links two parts.
+RIDGE = 1e-9
+# Difference of ln(runtime) from which on unfinished sweeps are far off: well below what noise leaves of any column.
+FAR = 0.01
 
 
 @dataclass(frozen=True)
@@ -76,8 +87,8 @@ def archive_cells(problem: Problem) -> ArchiveCells:
     Raises
     ------
     InsufficientEvidenceError
-        Without an archive, when none of its completed runs is of a candidate, or when inputs and configurations went
-        together (`contexts`).
+        Without an archive, when none of its completed runs is of a candidate, or when no two configurations can be compared
+        (`contexts`).
     """
     if problem.archive is None or not len(problem.archive):
         own = (
@@ -97,7 +108,7 @@ def archive_cells(problem: Problem) -> ArchiveCells:
             "nothing can be transferred"
         )
     completed, every = (np.bincount(r, minlength=len(problem.configurations)).astype(float) for r in (row[done], row))
-    frame, row, context, said = contexts(problem)
+    frame, row, context, said, *_ = contexts(problem)
     done = (frame["status"] == "completed").to_numpy()
     _, first = np.unique(context, return_index=True)
     of_context, names = pd.factorize(frame["workload"].to_numpy(object)[first])
@@ -170,13 +181,14 @@ class ColumnMean:
         level, column, residual = additive(cells.log_runtime, cells.bound)
         seen = measured(problem, runs)
         has = (seen.count > 0) & np.isfinite(column)
-        column_spread = float(np.sqrt(np.nanmean(residual**2) + NOISE_PRIOR**2))
+        scatter = float(np.hypot(pooled_spread(residual), NOISE_PRIOR))
         if has.any():
             own = float((seen.log_runtime[has] - column[has]).mean())
-            spread = column_spread * np.sqrt(1.0 + 1.0 / has.sum())
+            spread = scatter * np.sqrt(1.0 + 1.0 / has.sum() + _unsure(cells, has))
             warnings: tuple[str, ...] = ()
         else:
-            own, spread = float(np.mean(level)), float(np.hypot(column_spread, max(LEVEL_SPREAD, float(np.std(level)))))
+            own, levels = float(np.mean(level)), max(LEVEL_SPREAD, float(np.std(level)))
+            spread = np.hypot(scatter * np.sqrt(1.0 + _unsure(cells, np.isfinite(column))), levels)
             where = "on any candidate at this input" if len(runs.completed) else "on any candidate"
             unrun = (
                 f"the workload itself has no completed run {where}: runtimes are those of the archive's typical "
@@ -220,9 +232,56 @@ def additive(y: Array, bound: Array | None = None, sweeps: int = 100) -> tuple[A
         if np.allclose(level, before, rtol=0, atol=1e-10):
             break
         z = np.where(censored, np.maximum(floor, level[:, None] + mean), z)
+    else:
+        if not censored.any():
+            mean, level = _exact(z, used, mean, level)
     column = np.full(y.shape[1], np.nan)
     column[ran] = mean
     return level, column, y - level[:, None] - column
+
+
+def _exact(z: Array, used: npt.NDArray[np.bool_], mean: Array, level: Array) -> tuple[Array, Array]:
+    """The fit, solved for, where sweeps left it far off: few runs that link two groups take thousands of sweeps."""
+    rows = np.maximum(used.sum(axis=1), 1)
+    by_row, columns = z.sum(axis=1) / rows, used.sum(axis=0)
+    found = np.linalg.solve(_laplacian(used) + RIDGE * np.diag(columns), z.sum(axis=0) - used.T @ by_row)
+    found += (z.sum() - columns @ found) / columns.sum()  # levels about 0, as the sweeps leave them
+    if np.abs(found - mean).max() <= FAR:
+        return mean, level
+    return found, by_row - used @ found / rows
+
+
+def _laplacian(used: npt.NDArray[np.bool_]) -> Array:
+    """L of the cells that were run."""
+    n = used.astype(float)
+    result: Array = np.diag(n.sum(axis=0)) - n.T @ (n / np.maximum(n.sum(axis=1, keepdims=True), 1.0))
+    return result
+
+
+def _unsure(cells: ArchiveCells, at: npt.NDArray[np.bool_]) -> Array:
+    """Variance of each column less the mean of the columns `at`, in s²: (e − w)ᵀ L⁺ (e − w); NaN for an empty column."""
+    have = np.isfinite(cells.log_runtime)
+    used = have | (np.isfinite(cells.bound) & have.any(axis=1, keepdims=True))
+    ran = used.any(axis=0)
+    laplacian = _laplacian(used[:, ran])
+    covariance = np.linalg.inv(laplacian + 1.0 / len(laplacian))  # as e − w sums to 0, and the archive is of one part
+    w = at[ran] / at.sum()
+    found = np.full(used.shape[1], np.nan)
+    found[ran] = np.diag(covariance) - 2.0 * covariance @ w + w @ covariance @ w
+    return found
+
+
+def pooled_spread(residual: Array) -> float:
+    """s of the residuals of `additive`: s² = (Σ residual² + ν s₀²)/(free + ν), pooled with what is usual.
+
+    Each context's level and each column takes a cell, less one a part of the archive that nothing links to the others: of
+    two runs a workload next to nothing is free, and residuals near 0 are no knowledge.
+    """
+    context, column = np.nonzero(np.isfinite(residual))
+    parts = components(column, context)[1]
+    free = len(context) - len(np.unique(context)) - len(np.unique(column)) + parts
+    squares = float((residual[context, column] ** 2).sum())
+    return float(np.sqrt((squares + UNKNOWN_CELLS * UNKNOWN_SPREAD**2) / (free + UNKNOWN_CELLS)))
 
 
 @dataclass(frozen=True)
