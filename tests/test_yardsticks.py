@@ -317,3 +317,20 @@ def test_columns_that_nobody_ran_change_nothing_of_the_additive_model() -> None:
     assert more_column[[1, 3, 6]] == pytest.approx(column, abs=1e-12)
     assert np.isnan(more_column[[0, 2, 4, 5]]).all()
     assert more_residual[:, [1, 3, 6]] == pytest.approx(residual, abs=1e-12, nan_ok=True)
+
+
+def test_an_archive_of_many_columns_is_not_solved_but_says_about_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    rng = np.random.default_rng(0)
+    rows = [
+        {"workload": f"w{w}", "instance_type": f"t{i}", "node_count": 1, "runtime_s": 100.0 * np.exp(0.3 * z)}
+        for w in range(20)
+        for i, z in zip(rng.permutation(12)[:8], rng.standard_normal(8), strict=True)
+    ]
+    mine = [{"workload": "mine", "instance_type": "t0", "node_count": 1, "runtime_s": 100.0}]
+    pool = pd.DataFrame({"instance_type": [f"t{i}" for i in range(12)], "node_count": 1, "usd_per_hour": 1.0})
+    problem, runs = build_problem(pd.DataFrame(rows + mine), workload="mine", candidates=pool, objective="runtime")
+    solved = ColumnMean().predict(problem, runs)
+    monkeypatch.setattr("recommender.models.yardsticks.SOLVED", 5)
+    rough = ColumnMean().predict(problem, runs)
+    assert rough.log_runtime == pytest.approx(solved.log_runtime)
+    assert rough.spread == pytest.approx(solved.spread, rel=0.02)

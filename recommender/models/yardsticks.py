@@ -39,6 +39,8 @@ LEVEL_SPREAD = 1.0
 UNKNOWN_SPREAD, UNKNOWN_CELLS = 0.5, 2.0
 # On the diagonal of L, so that it can be solved where nothing links two parts.
 RIDGE = 1e-9
+# Columns up to which a system of them is solved: beyond, that takes longer than all else.
+SOLVED = 2000
 # Difference of ln(runtime) from which on unfinished sweeps are far off: well below what noise leaves of any column.
 FAR = 0.01
 
@@ -233,7 +235,7 @@ def additive(y: Array, bound: Array | None = None, sweeps: int = 100) -> tuple[A
             break
         z = np.where(censored, np.maximum(floor, level[:, None] + mean), z)
     else:
-        if not censored.any():
+        if not censored.any() and len(mean) <= SOLVED:
             mean, level = _exact(z, used, mean, level)
     column = np.full(y.shape[1], np.nan)
     column[ran] = mean
@@ -259,14 +261,21 @@ def _laplacian(used: npt.NDArray[np.bool_]) -> Array:
 
 
 def _unsure(cells: ArchiveCells, at: npt.NDArray[np.bool_]) -> Array:
-    """Variance of each column less the mean of the columns `at`, in s²: (e − w)ᵀ L⁺ (e − w); NaN for an empty column."""
+    """Variance of each column less the mean of the columns `at`, in s²: (e − w)ᵀ L⁺ (e − w); NaN for an empty column.
+
+    Of more than SOLVED columns L is taken for its diagonal: what links them is then seldom one run.
+    """
     have = np.isfinite(cells.log_runtime)
     used = have | (np.isfinite(cells.bound) & have.any(axis=1, keepdims=True))
     ran = used.any(axis=0)
-    laplacian = _laplacian(used[:, ran])
-    covariance = np.linalg.inv(laplacian + 1.0 / len(laplacian))  # as e − w sums to 0, and the archive is of one part
     w = at[ran] / at.sum()
     found = np.full(used.shape[1], np.nan)
+    if len(w) > SOLVED:
+        each = 1.0 / used[:, ran].sum(axis=0)
+        found[ran] = each * (1.0 - 2.0 * w) + (w**2 * each).sum()
+        return found
+    laplacian = _laplacian(used[:, ran])
+    covariance = np.linalg.inv(laplacian + 1.0 / len(laplacian))  # as e − w sums to 0, and the archive is of one part
     found[ran] = np.diag(covariance) - 2.0 * covariance @ w + w @ covariance @ w
     return found
 
