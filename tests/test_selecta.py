@@ -19,7 +19,9 @@ from recommender.explanation import explain
 from recommender.models.archive import Archived, archived, kept
 from recommender.models.factorisation import Collaborative, selecta
 from recommender.models.fold_in import Average, Factorised, Gaussian
-from recommender.models.held_out import held_out_regret, judge, next_reference, reference_scores
+from recommender.models.held_out import COUNTS, held_out_regret, judge, next_reference, reference_scores
+from recommender.models.neighbours import neighbours
+from recommender.models.quasar import Quasar
 from recommender.models.yardsticks import ColumnMean
 from recommender.pending import batch
 from recommender.problem import Problem, build_problem
@@ -236,10 +238,27 @@ class TestReferences:
 class TestHeldOut:
     def test_a_shape_that_the_archive_holds_beats_the_column_mean(self) -> None:
         judged = selecta().taught(ask(planted(noise=0.03))[0]).judged
-        best = judged.order[0]
-        assert "factorisation" in best
-        assert judged.regret[best][1:].mean() < judged.regret["column mean"][1:].mean() / 2
-        assert judged.contexts == 40
+        for runs in (2, 3, 5, 8):
+            best = judged.choice(runs)
+            assert "factorisation" in best
+            assert judged.regret(best, runs) < judged.regret("column mean", runs) / 2
+            assert judged.workloads(runs) == 40
+
+    def test_workloads_that_differ_by_their_level_alone_are_answered_as_by_the_column_mean(self) -> None:
+        frame = planted(workloads=50, rank=0, noise=0.05, keep=0.5)
+        mine = some(frame, "w000", [2, 9, 13]).assign(workload="new")
+        problem, runs = ask(frame[frame["workload"] != "w000"], mine)
+        expected = ColumnMean().predict(problem, runs).log_runtime
+        for model in (selecta(), neighbours(), Quasar()):
+            assert model.predict(problem, runs).log_runtime == pytest.approx(expected, abs=0.03)
+
+    def test_a_model_that_wins_with_more_runs_is_not_switched_off_for_losing_with_one(self) -> None:
+        frame = planted(workloads=50, keep=0.6, noise=0.05, seed=3)
+        names = {k: neighbours().taught(ask(frame)[0], k).name for k in (1, 2, 9)}
+        assert "nearest neighbours" in names[9]
+        problem, _ = ask(frame)
+        judged = neighbours().taught(problem).judged
+        assert judged.off(names[9], 9) < 0.8 * judged.off("column mean", 9)
 
     def test_where_the_model_loses_the_column_mean_answers_and_it_says_so(self) -> None:
         frame = planted()
@@ -252,19 +271,32 @@ class TestHeldOut:
         unmeasured = prediction.evidence != 0
         assert prediction.log_runtime[unmeasured] == pytest.approx(expected.log_runtime[unmeasured], abs=1e-4)
 
+    def test_what_is_said_of_held_out_workloads_is_what_was_judged_there(self) -> None:
+        frame = planted(workloads=20)
+        said = {1: "19 held-out workloads 1 reference run led", 4: "workloads 3 reference runs led"}
+        said[6] = "workloads 3 reference runs and 2 more led"
+        for k, words in said.items():
+            mine = some(frame, "w000", list(range(0, 3 * k, 3))).assign(workload="new")
+            prediction = selecta().predict(*ask(frame[frame["workload"] != "w000"], mine))
+            assert any(words in w for w in prediction.warnings), (k, prediction.warnings)
+
     def test_a_model_is_judged_on_the_same_folds_as_its_fit(self) -> None:
         problem, _ = ask(planted(workloads=12))
         by_model = held_out_regret(problem, ColumnMean())
-        by_fit = judge(problem, {"column mean": Average()}).regret["column mean"]
+        judged = judge(problem, {"column mean": Average()})
+        by_fit = [judged.regret("column mean", k) for k in judged.counts]
+        assert judged.counts == COUNTS
         assert by_model.groupby("fold_in_runs")["regret"].mean().to_numpy() == pytest.approx(by_fit, abs=1e-3)
         assert set(by_model["workload"]) == {f"w{i:03}" for i in range(12)}
 
     def test_the_archive_is_fitted_once(self) -> None:
         problem, _ = ask(planted())
         model = selecta()
-        assert model.taught(problem) is selecta().taught(replace(problem, seed=7, deadline_s=5.0))
+        taught, again = model.taught(problem), selecta().taught(replace(problem, seed=7, deadline_s=5.0))
+        assert taught.folded is again.folded
+        assert taught.judged is again.judged
         other, _ = ask(planted())
-        assert model.taught(other) is not model.taught(problem)
+        assert model.taught(other).folded is not taught.folded
         calls: list[int] = []
         for key in ("a", "a", "b"):
             kept(problem, key, lambda: calls.append(1))
@@ -446,7 +478,7 @@ class TestARecurringWorkload:
         said = next(w for w in answer.warnings if "the workload changed" in w)
         before = {problem.candidates.configuration(i).label for i in (11, 17)}
         assert all(label in said for label in before)
-        assert any("1 run like this led to" in w for w in answer.warnings)
+        assert any("1 reference run led to" in w for w in answer.warnings)
         listed = batch(strategy("selecta"), problem, runs, 4)
         assert listed[0].label in before
         assert "measured before the workload changed" in listed[0].why
@@ -514,7 +546,7 @@ def test_lumos_is_answered_without_its_application_and_reproducibly(mirror: Path
     )
     model = selecta()
     taught = model.taught(problem)
-    assert taught.judged.contexts > 60
+    assert taught.judged.workloads(1) > 60
     assert isinstance(model, Collaborative)
     again, _ = build_problem(
         None,
