@@ -14,7 +14,16 @@ from hypothesis import strategies as st
 
 from recommender.errors import InsufficientEvidenceError
 from recommender.models import EVIDENCE
-from recommender.models.yardsticks import BestFixed, ColumnMean, MeasuredOnly, additive, archive_cells
+from recommender.models.yardsticks import (
+    UNKNOWN_CELLS,
+    UNKNOWN_SPREAD,
+    BestFixed,
+    ColumnMean,
+    MeasuredOnly,
+    additive,
+    archive_cells,
+    pooled_spread,
+)
 from recommender.problem import Problem, build_problem
 from recommender.recommendation import Recommendation
 from recommender.runs import Runs
@@ -137,6 +146,48 @@ class TestTheAdditiveModel:
         assert y.shape == (2, 4)
         assert y[0, 0] == pytest.approx(math.log(100.0))
         assert np.isnan(y).sum() == 6
+
+
+class TestTheSpreadAboutLevelAndColumn:
+    def test_is_that_of_the_free_cells_pooled_with_the_usual(self) -> None:
+        y = np.random.default_rng(2).normal(size=(4, 5))
+        residual = additive(y)[2]
+        free = 4 * 5 - 4 - 5 + 1
+        squares = (residual**2).sum() + UNKNOWN_CELLS * UNKNOWN_SPREAD**2
+        assert pooled_spread(residual) == pytest.approx(math.sqrt(squares / (free + UNKNOWN_CELLS)))
+
+    def test_of_two_runs_a_workload_in_a_chain_is_not_known_though_all_residuals_are_zero(self) -> None:
+        chain = np.full((4, 5), np.nan)
+        for w in range(4):
+            chain[w, [w, w + 1]] = 0.0
+        assert pooled_spread(chain) == pytest.approx(UNKNOWN_SPREAD)
+        chain[2] = np.nan  # in two parts neither
+        assert pooled_spread(chain) == pytest.approx(UNKNOWN_SPREAD)
+
+    @pytest.mark.parametrize("runs", [2, 3, 4, 6, 20])
+    def test_makes_the_column_mean_s_intervals_hold_however_few_runs_a_workload_has(self, runs: int) -> None:
+        """Forty workloads on forty types; 80 % intervals of a new workload's, measured on two."""
+        rng, inside, n = np.random.default_rng(runs), [], 40
+        pool = pd.DataFrame({"instance_type": [f"t{i:02}" for i in range(n)], "node_count": 1, "usd_per_hour": 0.1})
+        column = rng.normal(0, 0.7, n)
+        for _ in range(20):
+            truth = rng.normal(5, 1, (n + 1, 1)) + column + rng.normal(0, 0.3, (n + 1, n))
+            cells = [(w, i) for w in range(n) for i in rng.permutation(n)[:runs]]
+            mine = [(n, i) for _, i in cells[:2]]
+
+            def rows(which: list[tuple[int, int]], y: np.ndarray = truth) -> pd.DataFrame:
+                return table(*((f"w{w}", f"t{i:02}", math.exp(y[w, i])) for w, i in which))
+
+            problem, own = build_problem(rows(mine), archive=[rows(cells)], candidates=pool)
+            found = ColumnMean().predict(problem, own)
+            known = np.isfinite(found.log_runtime) & ~np.isin(np.arange(n), [i for _, i in mine])
+            inside += list(np.abs(truth[n] - found.log_runtime)[known] < 1.2816 * found.spread[known])
+        assert 0.75 <= np.mean(inside) <= 0.95
+
+    def test_is_wider_where_few_ran_a_configuration(self) -> None:
+        others = archive(noise=0.2, skip=(("w1", "d"), ("w2", "d")))
+        spread = ColumnMean().predict(*ask(table(("new", "a", 90.0)), others)).spread
+        assert spread[KINDS.index("d")] > spread[KINDS.index("c")] == pytest.approx(spread[KINDS.index("b")])
 
 
 class TestBestFixed:

@@ -127,8 +127,8 @@ def _linked(problem: Problem, row: Codes, context: Codes, workload: Codes, done:
     """Runs of the most configurations that contexts link, where it is the inputs that keep others apart."""
     stopped = ~pd.Series(done).groupby(context).transform("any").to_numpy()
     use = done & ~stopped
-    label, count = _components(row[use], context[use])
-    if count <= _components(row[use], workload[use])[1]:
+    label, count = components(row[use], context[use])
+    if count <= components(row[use], workload[use])[1]:
         return np.ones(len(row), dtype=bool), ()
     table = pd.DataFrame({"label": label, "row": row[use]}).groupby("label")["row"].agg(["nunique", "size", "min"])
     main = table.sort_values(["nunique", "size", "min"], ascending=[False, False, True]).index[0]
@@ -149,7 +149,7 @@ def _linked(problem: Problem, row: Codes, context: Codes, workload: Codes, done:
     return inside | stopped, (said,)
 
 
-def _components(row: Codes, context: Codes) -> tuple[Codes, int]:
+def components(row: Codes, context: Codes) -> tuple[Codes, int]:
     """Component of each run in the graph of contexts and configurations, and their number."""
     n, m = int(context.max(initial=-1)) + 1, int(row.max(initial=-1)) + 1
     graph = coo_matrix((np.ones(len(row)), (context, row + n)), shape=(n + m, n + m))

@@ -1,6 +1,11 @@
 """Yardsticks: what must be beaten. Column mean and best fixed read the archive, the others only the runs and prices.
 
-Notation: y[w, i] = ln(runtime in s) of workload w on configuration i, averaged over its completed runs; NaN unmeasured.
+Notation
+--------
+y[w, i]  ln(runtime in s) of workload w on configuration i, averaged over its completed runs; NaN unmeasured
+y[w, i] ≈ level[w] + column[i] + residual[w, i]     (`additive`)
+s        spread of the residuals (`pooled_spread`)
+L        D − Nᵀ R⁻¹ N, N[w, i] = 1 where w ran i, R and D its row and column sums: s² L⁺ is the covariance of the columns
 """
 
 from __future__ import annotations
@@ -22,7 +27,7 @@ from recommender.models import (
     nothing_known,
     with_measurements,
 )
-from recommender.models.contexts import contexts
+from recommender.models.contexts import components, contexts
 from recommender.models.memory import MemoryLimit
 from recommender.pricing import price_option
 from recommender.problem import Problem
@@ -30,6 +35,8 @@ from recommender.runs import Runs
 
 # Spread of ln(runtime) of a workload that was never run, about the level of the archive: a factor of e either way.
 LEVEL_SPREAD = 1.0
+# Spread of ln(runtime) about level + column where an archive leaves it unknown, and how many free cells that counts for.
+UNKNOWN_SPREAD, UNKNOWN_CELLS = 0.5, 2.0
 
 
 @dataclass(frozen=True)
@@ -170,13 +177,14 @@ class ColumnMean:
         level, column, residual = additive(cells.log_runtime, cells.bound)
         seen = measured(problem, runs)
         has = (seen.count > 0) & np.isfinite(column)
-        column_spread = float(np.sqrt(np.nanmean(residual**2) + NOISE_PRIOR**2))
+        scatter = float(np.hypot(pooled_spread(residual), NOISE_PRIOR))
         if has.any():
             own = float((seen.log_runtime[has] - column[has]).mean())
-            spread = column_spread * np.sqrt(1.0 + 1.0 / has.sum())
+            spread = scatter * np.sqrt(1.0 + 1.0 / has.sum() + _unsure(cells, has))
             warnings: tuple[str, ...] = ()
         else:
-            own, spread = float(np.mean(level)), float(np.hypot(column_spread, max(LEVEL_SPREAD, float(np.std(level)))))
+            own, levels = float(np.mean(level)), max(LEVEL_SPREAD, float(np.std(level)))
+            spread = np.hypot(scatter * np.sqrt(1.0 + _unsure(cells, np.isfinite(column))), levels)
             where = "on any candidate at this input" if len(runs.completed) else "on any candidate"
             unrun = (
                 f"the workload itself has no completed run {where}: runtimes are those of the archive's typical "
@@ -223,6 +231,32 @@ def additive(y: Array, bound: Array | None = None, sweeps: int = 100) -> tuple[A
     column = np.full(y.shape[1], np.nan)
     column[ran] = mean
     return level, column, y - level[:, None] - column
+
+
+def _unsure(cells: ArchiveCells, at: npt.NDArray[np.bool_]) -> Array:
+    """Variance of each column less the mean of the columns `at`, in s²: (e − w)ᵀ L⁺ (e − w); NaN for an empty column."""
+    have = np.isfinite(cells.log_runtime)
+    used = have | (np.isfinite(cells.bound) & have.any(axis=1, keepdims=True))
+    ran = used.any(axis=0)
+    n = used[have.any(axis=1)][:, ran].astype(float)
+    covariance = np.linalg.pinv(np.diag(n.sum(axis=0)) - n.T @ (n / n.sum(axis=1, keepdims=True)), hermitian=True)
+    w = at[ran] / at.sum()
+    found = np.full(used.shape[1], np.nan)
+    found[ran] = np.diag(covariance) - 2.0 * covariance @ w + w @ covariance @ w
+    return found
+
+
+def pooled_spread(residual: Array) -> float:
+    """s of the residuals of `additive`: s² = (Σ residual² + ν s₀²)/(free + ν), pooled with what is usual.
+
+    Each context's level and each column takes a cell, less one a part of the archive that nothing links to the others: of
+    two runs a workload next to nothing is free, and residuals near 0 are no knowledge.
+    """
+    context, column = np.nonzero(np.isfinite(residual))
+    parts = components(column, context)[1]
+    free = len(context) - len(np.unique(context)) - len(np.unique(column)) + parts
+    squares = float((residual[context, column] ** 2).sum())
+    return float(np.sqrt((squares + UNKNOWN_CELLS * UNKNOWN_SPREAD**2) / (free + UNKNOWN_CELLS)))
 
 
 @dataclass(frozen=True)
