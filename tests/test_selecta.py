@@ -18,11 +18,11 @@ from recommender.errors import InsufficientEvidenceError, RecommenderError, Unkn
 from recommender.explanation import explain
 from recommender.models.archive import Archived, archived, kept
 from recommender.models.factorisation import Collaborative, selecta
-from recommender.models.fold_in import Average, Factorised, Gaussian
+from recommender.models.fold_in import Average, Factorised, Gaussian, doubt, scatter
 from recommender.models.held_out import COUNTS, held_out_regret, judge, next_reference, reference_scores
 from recommender.models.neighbours import neighbours
 from recommender.models.quasar import Quasar
-from recommender.models.yardsticks import ColumnMean
+from recommender.models.yardsticks import LEVEL_SPREAD, ColumnMean
 from recommender.pending import batch
 from recommender.problem import Problem, build_problem
 from recommender.runs import Runs
@@ -125,13 +125,51 @@ class TestTheFoldIn:
     def test_spread_is_that_of_the_errors_on_held_out_workloads(self) -> None:
         frame = planted(workloads=30, noise=0.15)
         model, errors = selecta(), []
-        for w in [f"w{i:03}" for i in range(0, 30, 6)]:
+        for w in [f"w{i:03}" for i in range(0, 30, 3)]:
             problem, runs = ask(frame[frame["workload"] != w], some(frame, w, [0, 6, 13]).assign(workload="new"))
             prediction = model.predict(problem, runs)
             truth = np.log(frame.loc[frame["workload"] == w, "runtime_s"].to_numpy())
             far = prediction.evidence != 0
             errors.append(((truth - prediction.log_runtime) / prediction.spread)[far])
         assert 0.6 < np.sqrt(np.mean(np.concatenate(errors) ** 2)) < 1.5
+
+
+class TestSparseArchives:
+    @pytest.mark.parametrize("each", [1, 2, 3, 4, 6])
+    def test_have_intervals_that_hold(self, each: int) -> None:
+        inside = []
+        for seed in range(3):
+            frame = planted(workloads=46, seed=seed)
+            archive = frame[frame["workload"] < "w040"].groupby("workload").sample(each, random_state=seed)
+            ran = archive.drop_duplicates(["instance_type", "node_count"])[["instance_type", "node_count"]].head(2)
+            for w in [f"w{u:03}" for u in range(40, 46)]:
+                mine = frame[frame["workload"] == w]
+                prediction = selecta().predict(*ask(archive, mine.merge(ran).assign(workload="new")))
+                rest = (prediction.evidence != 0) & np.isfinite(prediction.log_runtime)
+                apart = np.log(mine["runtime_s"].to_numpy()) - prediction.log_runtime
+                inside.append(np.mean(np.abs(apart / prediction.spread)[rest] < 1.2816))
+        assert 0.7 < np.mean(inside) <= 0.97
+
+    def test_leave_open_what_two_configurations_are_to_each_other_by_the_runs_that_link_them(self) -> None:
+        frame = some(planted(), "w001", [0, 1, 2])
+        several = pd.concat([frame.assign(workload=f"w{u}") for u in range(5)])
+        alone = some(planted(), "w002", [7]).assign(workload="alone")
+        a = archived(ask(pd.concat([several, alone]))[0])
+        c, s2 = doubt(a), scatter(a)
+        # 5 workloads of 3 configurations each: a difference of two columns has variance 2 s²/5, but for the prior's little.
+        assert c[0, 0] + c[1, 1] - 2 * c[0, 1] == pytest.approx(1 / (1 / (2 * s2 / 5) + 1 / 2))
+        assert c[3, 3] == pytest.approx(LEVEL_SPREAD**2)
+        assert c[3, 0] == pytest.approx(0.0)
+        y = np.array([5.0, np.nan, np.nan, np.nan])
+        mean, spread = Average()(ask(planted())[0], a).fold_in(y, np.zeros(0))
+        assert mean == pytest.approx(a.column + 5.0 - a.column[0], abs=1e-3)
+        assert spread[1] ** 2 == pytest.approx(2 * s2 + c[0, 0] + c[1, 1] - 2 * c[0, 1], rel=1e-3)
+        assert spread[3] ** 2 == pytest.approx(2 * s2 + c[0, 0] + c[3, 3], rel=1e-3)
+
+    def test_are_said_to_say_nothing_of_how_workloads_differ(self) -> None:
+        archive = planted().groupby("workload").sample(1, random_state=0)
+        prediction = selecta().predict(*ask(archive))
+        assert any("40 workloads, too few of which ran 4 configurations or more" in w for w in prediction.warnings)
 
 
 class TestActivityCounters:
@@ -623,7 +661,7 @@ class TestGoingOnAsASearch:
 def test_a_reference_without_a_price_teaches_as_much_as_one_that_has_one() -> None:
     rng = np.random.default_rng(0)
     root = rng.normal(0, 0.4, (6, 2))
-    normal = Gaussian(rng.normal(5, 0.3, 6), root @ root.T, np.full(6, 0.01), 6, 5.0, 1.0)
+    normal = Gaussian(rng.normal(5, 0.3, 6), root @ root.T, np.full(6, 0.01), 6, 5.0, 1.0, np.zeros((6, 6)))
     z = normal.mean + rng.normal(0, 1, (30, 2)) @ root.T
     dear = np.array([50.0, 0.0, 0.1, 0.2, 0.3, 0.4])  # the first is never the answer
     unknown = np.where(np.arange(6) == 0, np.inf, dear)

@@ -28,7 +28,7 @@ from recommender.models import (
 )
 from recommender.models.archive import Archived, archived, kept, nothing_comparable
 from recommender.models.completing import NEWS, truncated_normal
-from recommender.models.fold_in import Factorised, Fit, Folded
+from recommender.models.fold_in import FEWEST_WORKLOADS, Factorised, Fit, Folded
 from recommender.models.held_out import REFERENCES, Judged, column_mean, judge
 from recommender.models.memory import MemoryLimit
 from recommender.problem import Problem
@@ -145,9 +145,12 @@ class Collaborative:
         judged, mean = taught.judged, column_mean()[0]
         if not judged.counts:
             count = taught.archive.workloads
+            few = f"the archive holds {count} workload{'s' if count != 1 else ''}"
+            if count >= FEWEST_WORKLOADS:
+                few += f", too few of which ran {REFERENCES + 1} configurations or more"
             said.append(
-                f"the archive holds {count} workload{'s' if count != 1 else ''}: nothing says how workloads differ, so the new "
-                "one is taken to be like the average of them, and the spread is assumed"
+                f"{few}: nothing says how workloads differ, so the new one is taken to be like the average of them, and the "
+                "spread is assumed"
             )
             return (*said, *(() if k else (nothing_comparable(runs),)))
         shown = _shown(judged.counts[judged.at(k)])
