@@ -204,6 +204,88 @@ class TestActivityCounters:
         assert np.isfinite(x[a.workload < "w020"]).all()
 
 
+class TestCountersInAnotherUnit:
+    @pytest.fixture
+    def frame(self) -> pd.DataFrame:
+        frame = planted(workloads=30, rank=1, noise=0.02)
+        y = np.log(frame["runtime_s"]).to_numpy().reshape(30, -1)
+        shape = (y - y.mean(axis=1, keepdims=True) - y.mean(axis=0)) @ np.linspace(-1, 1, len(POOL))
+        rng = np.random.default_rng(1)
+        shape = (shape - shape.mean()) / shape.std()
+        return frame.assign(
+            **{
+                "metric.net_mb": np.exp(5 + 0.5 * np.repeat(shape, len(POOL)) + rng.normal(0, 0.02, len(frame))),
+                "metric.cpu_pct": np.exp(3 + 0.3 * np.repeat(shape, len(POOL)) + rng.normal(0, 0.02, len(frame))),
+            }
+        )
+
+    @pytest.mark.parametrize(("name", "factor"), [("metric.net_mb", 1024.0), ("metric.cpu_pct", 0.01)])
+    def test_are_named_and_the_answer_is_the_one_without_them(
+        self, frame: pd.DataFrame, name: str, factor: float
+    ) -> None:
+        own, others = some(frame, "w000", [2, 11]).assign(workload="new"), frame[frame["workload"] != "w000"]
+        good = selecta().predict(*ask(others, own))
+        odd = selecta().predict(*ask(others, own.assign(**{name: own[name] * factor})))
+        without = selecta().predict(*ask(others, own.assign(**{name: np.nan})))
+        assert any(f"{name} is far off the archive's" in w and "not used" in w for w in odd.warnings)
+        assert not any("far off" in w for w in good.warnings)
+        assert odd.log_runtime == pytest.approx(without.log_runtime, abs=1e-9)
+
+    def test_of_a_workload_of_the_archive_are_left_out_and_said_once(self, frame: pd.DataFrame) -> None:
+        own, others = some(frame, "w000", [2, 11]).assign(workload="new"), frame[frame["workload"] != "w000"]
+        at, name = others["workload"] == "w005", "metric.net_mb"
+        odd = selecta().predict(*ask(others.assign(**{name: others[name].where(~at, others[name] * 1e6)}), own))
+        without = selecta().predict(*ask(others.assign(**{name: others[name].where(~at)}), own))
+        (said,) = (w for w in odd.warnings if "far off" in w)
+        assert said.startswith(f"{name} of w005 is far off the rest")
+        assert odd.log_runtime == pytest.approx(without.log_runtime, abs=1e-9)
+
+    def test_are_not_suspected_of_workloads_that_are_as_the_others(self, frame: pd.DataFrame) -> None:
+        a = archived(ask(frame)[0])
+        assert a.counters.said == ()
+        assert a.counters.bound == pytest.approx(
+            np.maximum(4.0, 3.0 * np.abs(a.counters.contexts(30)).max(axis=0)), rel=0.01
+        )
+
+
+class TestRunsStoppedBeforeAnyCompleted:
+    def stopped(self, rows: list[int], seconds: list[float]) -> pd.DataFrame:
+        return (
+            POOL.iloc[rows][["instance_type", "node_count"]]
+            .assign(workload="new", runtime_s=seconds, status="timed_out")
+            .reset_index(drop=True)
+        )
+
+    @pytest.mark.parametrize("name", ["selecta", "quasar", "neighbours"])
+    def test_lift_the_level_and_it_is_said(self, name: str) -> None:
+        frame = planted()
+        fastest = [int(i) for i in frame["runtime_s"].to_numpy().reshape(40, -1).mean(axis=0).argsort()[:5]]
+        limit = 50 * float(frame["runtime_s"].median())
+        made = {"selecta": selecta(), "quasar": Quasar(), "neighbours": neighbours()}[name]
+        blind = made.predict(*ask(frame))
+        told = made.predict(*ask(frame, self.stopped(fastest, [limit] * 5)))
+        rest = np.setdiff1d(np.arange(len(POOL)), fastest)
+        assert (told.log_runtime[rest] > np.log(limit)).mean() > 0.7
+        assert (told.spread[rest] < blind.spread[rest]).all()
+        assert (told.spread[rest] > 0.2).all()
+        assert any("5 stopped at a time limit say at least" in w for w in told.warnings)
+
+    def test_say_nothing_where_so_long_was_expected(self) -> None:
+        frame = planted()
+        blind = selecta().predict(*ask(frame))
+        told = selecta().predict(*ask(frame, self.stopped([3, 4], [0.1, 0.2])))
+        rest = np.setdiff1d(np.arange(len(POOL)), [3, 4])
+        assert told.log_runtime[rest] == pytest.approx(blind.log_runtime[rest])
+
+    def test_are_as_many_as_say_something_the_least_expected_first(self) -> None:
+        frame = planted()
+        limit = 50 * float(frame["runtime_s"].median())
+        alone = selecta().predict(*ask(frame, self.stopped([3], [limit])))
+        weak = selecta().predict(*ask(frame, self.stopped([3, 4, 7, 9], [limit, 1.0, 1.0, 1.0])))
+        rest = np.setdiff1d(np.arange(len(POOL)), [3, 4, 7, 9])
+        assert weak.log_runtime[rest] == pytest.approx(alone.log_runtime[rest])
+
+
 class TestReferences:
     def test_are_listed_before_anything_is_measured_and_differ(self) -> None:
         problem, runs = ask(planted())
@@ -286,9 +368,11 @@ class TestHeldOut:
         frame = planted(workloads=50, rank=0, noise=0.05, keep=0.5)
         mine = some(frame, "w000", [2, 9, 13]).assign(workload="new")
         problem, runs = ask(frame[frame["workload"] != "w000"], mine)
-        expected = ColumnMean().predict(problem, runs).log_runtime
+        expected = ColumnMean().predict(problem, runs)
+        rest = expected.evidence != 0
         for model in (selecta(), neighbours(), Quasar()):
-            assert model.predict(problem, runs).log_runtime == pytest.approx(expected, abs=0.03)
+            found = model.predict(problem, runs).log_runtime[rest]
+            assert found == pytest.approx(expected.log_runtime[rest], abs=0.03)
 
     def test_a_model_that_wins_with_more_runs_is_not_switched_off_for_losing_with_one(self) -> None:
         frame = planted(workloads=50, keep=0.6, noise=0.05, seed=3)

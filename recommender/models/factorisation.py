@@ -88,28 +88,21 @@ class Collaborative:
         InsufficientEvidenceError
             Without an archive of completed runs on the candidates.
         """
-        a = archived(problem)
-        seen = measured(problem, runs)
+        a, seen = archived(problem), measured(problem, runs)
         y = np.where(seen.count > 0, seen.log_runtime, np.nan)[a.columns]
-        x = self._counters(problem, runs, a)
+        x, unlike = self._counters(problem, runs, a)
         k = int(np.isfinite(y).sum())
         taught = self.taught(problem, k)
-        mean, spread = taught.folded.fold_in(y, x)
         stopped = np.where(np.isnan(y), seen.censored_log[a.columns], -np.inf)
-        for c in np.flatnonzero(np.isfinite(stopped) & np.isfinite(mean)):
-            beyond, _, above = truncated_normal(mean[c : c + 1], spread[c : c + 1], stopped[c : c + 1])
-            if k and above[0] < NEWS:  # at least so long: it takes what such a run takes on average
-                y = np.where(np.arange(len(y)) == c, beyond[0], y)
-        if (np.isfinite(y).sum()) > k:
-            slower, _ = taught.folded.fold_in(y, x)
-            mean = np.fmax(mean, slower)
+        mean, spread = _at_least(taught.folded, y, x, stopped)
         if k:
             spread = spread * taught.judged.spread(taught.name, k)
         n = len(problem.configurations)
         wide, wide_spread = np.full(n, np.nan), np.full(n, np.nan)
         wide[a.columns], wide_spread[a.columns] = mean, np.where(np.isfinite(mean), spread, np.nan)
         memory = MemoryLimit.of(problem, runs)
-        remark = self._remark(taught, y, x, k)
+        held = int(np.isfinite(stopped).sum())
+        remark = self._remark(taught, y, x, k, held)
         base = nothing_known(problem)
         prediction = replace(
             base,
@@ -119,29 +112,33 @@ class Collaborative:
             completing=a.cells.completing,
             excluded=memory.excluded,
             reasons=memory.reasons,
-            warnings=self._warnings(problem, runs, taught, k),
+            warnings=(*self._warnings(problem, runs, taught, k, held), *unlike),
             binding=lambda i: remark + memory.remark(i),
         )
         return with_measurements(prediction, problem, runs)
 
-    def _counters(self, problem: Problem, runs: Runs, a: Archived) -> Array:
+    def _counters(self, problem: Problem, runs: Runs, a: Archived) -> tuple[Array, tuple[str, ...]]:
         frame = runs.completed
         if not len(frame) or not a.counters.names:
-            return np.full(len(a.counters.names), np.nan)
+            return np.full(len(a.counters.names), np.nan), ()
         row = configuration_rows(problem, frame)
         place = np.full(len(problem.configurations) + 1, -1, dtype=np.intp)
         place[a.columns] = np.arange(len(a.columns))
-        return a.counters.new(frame, place[row])
+        return a.counters.new(frame, place[row]), a.counters.unlike(frame, place[row])
 
-    def _remark(self, taught: Taught, y: Array, x: Array, k: int) -> str:
+    def _remark(self, taught: Taught, y: Array, x: Array, k: int, stopped: int) -> str:
         runs = f"folded in by {k} configuration{'s' if k != 1 else ''} measured" if k else "none of its own runs used"
+        if stopped:
+            runs = f"{f'{runs}, at' if k else 'at'} least what {stopped} stopped at a time limit say{'s' if stopped == 1 else ''}"
         said = f"{taught.name} of {taught.archive.workloads} other workloads, {runs}"
         described = getattr(taught.folded, "remark", None)
         more = described(y, x) if described is not None and k else ""
         return f"{said}; {more}" if more else said
 
-    def _warnings(self, problem: Problem, runs: Runs, taught: Taught, k: int) -> tuple[str, ...]:
-        said = list(taught.archive.warnings)
+    def _warnings(self, problem: Problem, runs: Runs, taught: Taught, k: int, stopped: int) -> tuple[str, ...]:
+        said = [*taught.archive.warnings, *taught.archive.counters.said]
+        nothing = f"the workload itself has no completed run: its level is what {stopped} stopped at a time limit say at least"
+        unknown = () if k else (nothing if stopped and not len(runs.completed) else nothing_comparable(runs),)
         judged, mean = taught.judged, column_mean()[0]
         if not judged.counts:
             count = taught.archive.workloads
@@ -152,7 +149,7 @@ class Collaborative:
                 f"{few}: nothing says how workloads differ, so the new one is taken to be like the average of them, and the "
                 "spread is assumed"
             )
-            return (*said, *(() if k else (nothing_comparable(runs),)))
+            return (*said, *unknown)
         shown = _shown(judged.counts[judged.at(k)])
         if taught.name == mean and self.fits:
             best = judged.choice(k, [name for name, _ in self.fits])
@@ -163,13 +160,38 @@ class Collaborative:
                 f"{np.expm1(off[0]):.0%}, column mean {np.expm1(off[1]):.0%}): the column mean is used"
             )
         if not k:
-            return (*said, nothing_comparable(runs))
+            return (*said, *unknown)
         left = judged.regret(taught.name, k)
         said.append(
             f"on {judged.workloads(k)} held-out workloads {shown} led to {np.expm1(left):.0%} over the best on average"
             + ("" if left < 0.1 else ": they do not settle the choice")
         )
         return tuple(said)
+
+
+def _at_least(folded: Folded, y: Array, x: Array, stopped: Array) -> tuple[Array, Array]:
+    """What the fold-in says, given also that ln(runtime) is above `stopped` (-inf: nothing stopped), (columns,).
+
+    One after the other, the least expected first: each takes what such a run takes on average, given those before. Where
+    nothing completed it is the level that is learnt, which is every column's, so what it narrows is narrowed everywhere.
+    """
+    mean, spread = folded.fold_in(y, x)
+    completed = bool(np.isfinite(y).any())
+    open_ = np.isfinite(stopped) & np.isfinite(mean)
+    while open_.any():
+        rows = np.flatnonzero(open_)
+        c = rows[[((stopped - mean)[rows] / spread[rows]).argmax()]]
+        open_[c] = False
+        beyond, variance, above = truncated_normal(mean[c], spread[c], stopped[c])
+        if above[0] >= NEWS:
+            break  # nor do those that were more expected say anything
+        y = y.copy()
+        y[c] = beyond
+        slower, known = folded.fold_in(y, x)
+        mean = np.fmax(mean, slower)
+        if not completed:
+            spread = np.sqrt(np.fmax(spread**2 - (spread[c] ** 2 - variance), known**2))
+    return mean, spread
 
 
 def _shown(runs: int) -> str:
