@@ -9,7 +9,8 @@ import pandas as pd
 import pytest
 
 from recommender.models import Prediction, measured
-from recommender.models.held_out import held_out_regret
+from recommender.models.fold_in import Average
+from recommender.models.held_out import COUNTS, Judged, held_out_regret, judge
 from recommender.models.yardsticks import ColumnMean
 from recommender.problem import Problem, build_problem
 from recommender.runs import Runs
@@ -108,3 +109,54 @@ def test_a_workload_of_which_no_input_is_known_is_asked_about_without_one() -> N
     )
     table = held_out_regret(problem, ColumnMean(), (1,))
     assert set(table["workload"]) == {*(f"w{u}" for u in range(6)), "x"}
+
+
+class TestTheChoiceOfAFit:
+    """Eight workloads, judged after 1 and after 5 runs; "other" errs least."""
+
+    ALTERNATING = np.array([0.3, -0.3] * 4)
+
+    def judged(self, loss: np.ndarray) -> Judged:
+        none, fits = np.zeros(8), {"first": Average(), "other": Average()}
+        error = {"first": np.full((8, 2), np.log(0.2)), "other": np.full((8, 2), np.log(0.1))}
+        losses = {"first": np.stack([none, none], axis=1), "other": np.stack([none, loss], axis=1)}
+        return Judged((1, 5), losses, error, {name: np.array([2.0, 1.0]) for name in fits}, fits)
+
+    def test_is_by_regret_where_that_differs_by_more_than_its_standard_error(self) -> None:
+        judged = self.judged(0.12 + self.ALTERNATING)  # standard error: 0.3 √(8/7)/√8 = 0.113
+        assert judged.choice(5) == "first"
+
+    def test_is_by_the_error_of_prediction_where_it_does_not(self) -> None:
+        judged = self.judged(0.11 + self.ALTERNATING)
+        assert judged.choice(5) == "other"
+        assert judged.off("other", 5) == pytest.approx(0.1)
+
+    def test_is_of_the_first_among_equals(self) -> None:
+        judged = self.judged(np.zeros(8))
+        alike = Judged(judged.counts, judged.loss, dict.fromkeys(judged.fits, judged.error["first"]), {}, judged.fits)
+        assert alike.choice(5) == "first"
+        assert alike.choice(5, ["other"]) == "other"
+
+    def test_is_made_for_the_largest_number_of_runs_judged_that_is_not_above(self) -> None:
+        judged = self.judged(0.12 + self.ALTERNATING)
+        assert [judged.choice(k) for k in (0, 1, 4, 5, 9)] == ["other", "other", "other", "first", "first"]
+        assert [judged.spread("first", k) for k in (1, 4, 5, 16)] == [2.0, 2.0, 1.0, 1.0]
+
+
+class TestWhatIsJudged:
+    def test_are_workloads_whatever_the_number_of_their_inputs(self) -> None:
+        judged = judge(ask([SMALL, LARGE]), {"column mean": Average()})
+        assert judged.workloads(1) == 6
+        one = judge(ask([SMALL]), {"column mean": Average()})
+        assert one.workloads(1) == 6
+        # blind to the input: at one of the two the wrong end is chosen, or the measured one
+        assert judged.loss["column mean"].shape == (6, 3)
+
+    def test_are_as_many_runs_as_half_the_workloads_have(self) -> None:
+        few = ask([SMALL]).archive
+        assert few is not None
+        for count, judged_to in ((6, 3), (4, 2)):
+            frame = few.frame.groupby("workload").head(count)
+            problem, _ = build_problem(None, workload="new", archive=[frame], candidates=POOL, objective="runtime")
+            assert max(judge(problem, {"column mean": Average()}).counts) == judged_to
+        assert COUNTS[:3] == (1, 2, 3)

@@ -18,9 +18,11 @@ from recommender.errors import InsufficientEvidenceError, RecommenderError, Unkn
 from recommender.explanation import explain
 from recommender.models.archive import Archived, archived, kept
 from recommender.models.factorisation import Collaborative, selecta
-from recommender.models.fold_in import Average, Factorised, Gaussian
-from recommender.models.held_out import held_out_regret, judge, next_reference, reference_scores
-from recommender.models.yardsticks import ColumnMean
+from recommender.models.fold_in import Average, Factorised, Gaussian, doubt, scatter
+from recommender.models.held_out import COUNTS, held_out_regret, judge, next_reference, reference_scores
+from recommender.models.neighbours import neighbours
+from recommender.models.quasar import Quasar
+from recommender.models.yardsticks import LEVEL_SPREAD, ColumnMean
 from recommender.pending import batch
 from recommender.problem import Problem, build_problem
 from recommender.runs import Runs
@@ -123,13 +125,51 @@ class TestTheFoldIn:
     def test_spread_is_that_of_the_errors_on_held_out_workloads(self) -> None:
         frame = planted(workloads=30, noise=0.15)
         model, errors = selecta(), []
-        for w in [f"w{i:03}" for i in range(0, 30, 6)]:
+        for w in [f"w{i:03}" for i in range(0, 30, 3)]:
             problem, runs = ask(frame[frame["workload"] != w], some(frame, w, [0, 6, 13]).assign(workload="new"))
             prediction = model.predict(problem, runs)
             truth = np.log(frame.loc[frame["workload"] == w, "runtime_s"].to_numpy())
             far = prediction.evidence != 0
             errors.append(((truth - prediction.log_runtime) / prediction.spread)[far])
         assert 0.6 < np.sqrt(np.mean(np.concatenate(errors) ** 2)) < 1.5
+
+
+class TestSparseArchives:
+    @pytest.mark.parametrize("each", [1, 2, 3, 4, 6])
+    def test_have_intervals_that_hold(self, each: int) -> None:
+        inside = []
+        for seed in range(3):
+            frame = planted(workloads=46, seed=seed)
+            archive = frame[frame["workload"] < "w040"].groupby("workload").sample(each, random_state=seed)
+            ran = archive.drop_duplicates(["instance_type", "node_count"])[["instance_type", "node_count"]].head(2)
+            for w in [f"w{u:03}" for u in range(40, 46)]:
+                mine = frame[frame["workload"] == w]
+                prediction = selecta().predict(*ask(archive, mine.merge(ran).assign(workload="new")))
+                rest = (prediction.evidence != 0) & np.isfinite(prediction.log_runtime)
+                apart = np.log(mine["runtime_s"].to_numpy()) - prediction.log_runtime
+                inside.append(np.mean(np.abs(apart / prediction.spread)[rest] < 1.2816))
+        assert 0.7 < np.mean(inside) <= 0.97
+
+    def test_leave_open_what_two_configurations_are_to_each_other_by_the_runs_that_link_them(self) -> None:
+        frame = some(planted(), "w001", [0, 1, 2])
+        several = pd.concat([frame.assign(workload=f"w{u}") for u in range(5)])
+        alone = some(planted(), "w002", [7]).assign(workload="alone")
+        a = archived(ask(pd.concat([several, alone]))[0])
+        c, s2 = doubt(a), scatter(a)
+        # 5 workloads of 3 configurations each: a difference of two columns has variance 2 s²/5, but for the prior's little.
+        assert c[0, 0] + c[1, 1] - 2 * c[0, 1] == pytest.approx(1 / (1 / (2 * s2 / 5) + 1 / 2))
+        assert c[3, 3] == pytest.approx(LEVEL_SPREAD**2)
+        assert c[3, 0] == pytest.approx(0.0)
+        y = np.array([5.0, np.nan, np.nan, np.nan])
+        mean, spread = Average()(ask(planted())[0], a).fold_in(y, np.zeros(0))
+        assert mean == pytest.approx(a.column + 5.0 - a.column[0], abs=1e-3)
+        assert spread[1] ** 2 == pytest.approx(2 * s2 + c[0, 0] + c[1, 1] - 2 * c[0, 1], rel=1e-3)
+        assert spread[3] ** 2 == pytest.approx(2 * s2 + c[0, 0] + c[3, 3], rel=1e-3)
+
+    def test_are_said_to_say_nothing_of_how_workloads_differ(self) -> None:
+        archive = planted().groupby("workload").sample(1, random_state=0)
+        prediction = selecta().predict(*ask(archive))
+        assert any("40 workloads, too few of which ran 4 configurations or more" in w for w in prediction.warnings)
 
 
 class TestActivityCounters:
@@ -162,6 +202,88 @@ class TestActivityCounters:
         x = a.counters.contexts(40)
         assert np.isnan(x[a.workload >= "w020"]).all()
         assert np.isfinite(x[a.workload < "w020"]).all()
+
+
+class TestCountersInAnotherUnit:
+    @pytest.fixture
+    def frame(self) -> pd.DataFrame:
+        frame = planted(workloads=30, rank=1, noise=0.02)
+        y = np.log(frame["runtime_s"]).to_numpy().reshape(30, -1)
+        shape = (y - y.mean(axis=1, keepdims=True) - y.mean(axis=0)) @ np.linspace(-1, 1, len(POOL))
+        rng = np.random.default_rng(1)
+        shape = (shape - shape.mean()) / shape.std()
+        return frame.assign(
+            **{
+                "metric.net_mb": np.exp(5 + 0.5 * np.repeat(shape, len(POOL)) + rng.normal(0, 0.02, len(frame))),
+                "metric.cpu_pct": np.exp(3 + 0.3 * np.repeat(shape, len(POOL)) + rng.normal(0, 0.02, len(frame))),
+            }
+        )
+
+    @pytest.mark.parametrize(("name", "factor"), [("metric.net_mb", 1024.0), ("metric.cpu_pct", 0.01)])
+    def test_are_named_and_the_answer_is_the_one_without_them(
+        self, frame: pd.DataFrame, name: str, factor: float
+    ) -> None:
+        own, others = some(frame, "w000", [2, 11]).assign(workload="new"), frame[frame["workload"] != "w000"]
+        good = selecta().predict(*ask(others, own))
+        odd = selecta().predict(*ask(others, own.assign(**{name: own[name] * factor})))
+        without = selecta().predict(*ask(others, own.assign(**{name: np.nan})))
+        assert any(f"{name} is far off the archive's" in w and "not used" in w for w in odd.warnings)
+        assert not any("far off" in w for w in good.warnings)
+        assert odd.log_runtime == pytest.approx(without.log_runtime, abs=1e-9)
+
+    def test_of_a_workload_of_the_archive_are_left_out_and_said_once(self, frame: pd.DataFrame) -> None:
+        own, others = some(frame, "w000", [2, 11]).assign(workload="new"), frame[frame["workload"] != "w000"]
+        at, name = others["workload"] == "w005", "metric.net_mb"
+        odd = selecta().predict(*ask(others.assign(**{name: others[name].where(~at, others[name] * 1e6)}), own))
+        without = selecta().predict(*ask(others.assign(**{name: others[name].where(~at)}), own))
+        (said,) = (w for w in odd.warnings if "far off" in w)
+        assert said.startswith(f"{name} of w005 is far off the rest")
+        assert odd.log_runtime == pytest.approx(without.log_runtime, abs=1e-9)
+
+    def test_are_not_suspected_of_workloads_that_are_as_the_others(self, frame: pd.DataFrame) -> None:
+        a = archived(ask(frame)[0])
+        assert a.counters.said == ()
+        assert a.counters.bound == pytest.approx(
+            np.maximum(4.0, 3.0 * np.abs(a.counters.contexts(30)).max(axis=0)), rel=0.01
+        )
+
+
+class TestRunsStoppedBeforeAnyCompleted:
+    def stopped(self, rows: list[int], seconds: list[float]) -> pd.DataFrame:
+        return (
+            POOL.iloc[rows][["instance_type", "node_count"]]
+            .assign(workload="new", runtime_s=seconds, status="timed_out")
+            .reset_index(drop=True)
+        )
+
+    @pytest.mark.parametrize("name", ["selecta", "quasar", "neighbours"])
+    def test_lift_the_level_and_it_is_said(self, name: str) -> None:
+        frame = planted()
+        fastest = [int(i) for i in frame["runtime_s"].to_numpy().reshape(40, -1).mean(axis=0).argsort()[:5]]
+        limit = 50 * float(frame["runtime_s"].median())
+        made = {"selecta": selecta(), "quasar": Quasar(), "neighbours": neighbours()}[name]
+        blind = made.predict(*ask(frame))
+        told = made.predict(*ask(frame, self.stopped(fastest, [limit] * 5)))
+        rest = np.setdiff1d(np.arange(len(POOL)), fastest)
+        assert (told.log_runtime[rest] > np.log(limit)).mean() > 0.7
+        assert (told.spread[rest] < blind.spread[rest]).all()
+        assert (told.spread[rest] > 0.2).all()
+        assert any("5 stopped at a time limit say at least" in w for w in told.warnings)
+
+    def test_say_nothing_where_so_long_was_expected(self) -> None:
+        frame = planted()
+        blind = selecta().predict(*ask(frame))
+        told = selecta().predict(*ask(frame, self.stopped([3, 4], [0.1, 0.2])))
+        rest = np.setdiff1d(np.arange(len(POOL)), [3, 4])
+        assert told.log_runtime[rest] == pytest.approx(blind.log_runtime[rest])
+
+    def test_are_as_many_as_say_something_the_least_expected_first(self) -> None:
+        frame = planted()
+        limit = 50 * float(frame["runtime_s"].median())
+        alone = selecta().predict(*ask(frame, self.stopped([3], [limit])))
+        weak = selecta().predict(*ask(frame, self.stopped([3, 4, 7, 9], [limit, 1.0, 1.0, 1.0])))
+        rest = np.setdiff1d(np.arange(len(POOL)), [3, 4, 7, 9])
+        assert weak.log_runtime[rest] == pytest.approx(alone.log_runtime[rest])
 
 
 class TestReferences:
@@ -236,10 +358,29 @@ class TestReferences:
 class TestHeldOut:
     def test_a_shape_that_the_archive_holds_beats_the_column_mean(self) -> None:
         judged = selecta().taught(ask(planted(noise=0.03))[0]).judged
-        best = judged.order[0]
-        assert "factorisation" in best
-        assert judged.regret[best][1:].mean() < judged.regret["column mean"][1:].mean() / 2
-        assert judged.contexts == 40
+        for runs in (2, 3, 5, 8):
+            best = judged.choice(runs)
+            assert "factorisation" in best
+            assert judged.regret(best, runs) < judged.regret("column mean", runs) / 2
+            assert judged.workloads(runs) == 40
+
+    def test_workloads_that_differ_by_their_level_alone_are_answered_as_by_the_column_mean(self) -> None:
+        frame = planted(workloads=50, rank=0, noise=0.05, keep=0.5)
+        mine = some(frame, "w000", [2, 9, 13]).assign(workload="new")
+        problem, runs = ask(frame[frame["workload"] != "w000"], mine)
+        expected = ColumnMean().predict(problem, runs)
+        rest = expected.evidence != 0
+        for model in (selecta(), neighbours(), Quasar()):
+            found = model.predict(problem, runs).log_runtime[rest]
+            assert found == pytest.approx(expected.log_runtime[rest], abs=0.03)
+
+    def test_a_model_that_wins_with_more_runs_is_not_switched_off_for_losing_with_one(self) -> None:
+        frame = planted(workloads=50, keep=0.6, noise=0.05, seed=3)
+        names = {k: neighbours().taught(ask(frame)[0], k).name for k in (1, 2, 9)}
+        assert "nearest neighbours" in names[9]
+        problem, _ = ask(frame)
+        judged = neighbours().taught(problem).judged
+        assert judged.off(names[9], 9) < 0.8 * judged.off("column mean", 9)
 
     def test_where_the_model_loses_the_column_mean_answers_and_it_says_so(self) -> None:
         frame = planted()
@@ -252,19 +393,32 @@ class TestHeldOut:
         unmeasured = prediction.evidence != 0
         assert prediction.log_runtime[unmeasured] == pytest.approx(expected.log_runtime[unmeasured], abs=1e-4)
 
+    def test_what_is_said_of_held_out_workloads_is_what_was_judged_there(self) -> None:
+        frame = planted(workloads=20)
+        said = {1: "19 held-out workloads 1 reference run led", 4: "workloads 3 reference runs led"}
+        said[6] = "workloads 3 reference runs and 2 more led"
+        for k, words in said.items():
+            mine = some(frame, "w000", list(range(0, 3 * k, 3))).assign(workload="new")
+            prediction = selecta().predict(*ask(frame[frame["workload"] != "w000"], mine))
+            assert any(words in w for w in prediction.warnings), (k, prediction.warnings)
+
     def test_a_model_is_judged_on_the_same_folds_as_its_fit(self) -> None:
         problem, _ = ask(planted(workloads=12))
         by_model = held_out_regret(problem, ColumnMean())
-        by_fit = judge(problem, {"column mean": Average()}).regret["column mean"]
+        judged = judge(problem, {"column mean": Average()})
+        by_fit = [judged.regret("column mean", k) for k in judged.counts]
+        assert judged.counts == COUNTS
         assert by_model.groupby("fold_in_runs")["regret"].mean().to_numpy() == pytest.approx(by_fit, abs=1e-3)
         assert set(by_model["workload"]) == {f"w{i:03}" for i in range(12)}
 
     def test_the_archive_is_fitted_once(self) -> None:
         problem, _ = ask(planted())
         model = selecta()
-        assert model.taught(problem) is selecta().taught(replace(problem, seed=7, deadline_s=5.0))
+        taught, again = model.taught(problem), selecta().taught(replace(problem, seed=7, deadline_s=5.0))
+        assert taught.folded is again.folded
+        assert taught.judged is again.judged
         other, _ = ask(planted())
-        assert model.taught(other) is not model.taught(problem)
+        assert model.taught(other).folded is not taught.folded
         calls: list[int] = []
         for key in ("a", "a", "b"):
             kept(problem, key, lambda: calls.append(1))
@@ -446,7 +600,7 @@ class TestARecurringWorkload:
         said = next(w for w in answer.warnings if "the workload changed" in w)
         before = {problem.candidates.configuration(i).label for i in (11, 17)}
         assert all(label in said for label in before)
-        assert any("1 run like this led to" in w for w in answer.warnings)
+        assert any("1 reference run led to" in w for w in answer.warnings)
         listed = batch(strategy("selecta"), problem, runs, 4)
         assert listed[0].label in before
         assert "measured before the workload changed" in listed[0].why
@@ -514,7 +668,7 @@ def test_lumos_is_answered_without_its_application_and_reproducibly(mirror: Path
     )
     model = selecta()
     taught = model.taught(problem)
-    assert taught.judged.contexts > 60
+    assert taught.judged.workloads(1) > 60
     assert isinstance(model, Collaborative)
     again, _ = build_problem(
         None,
@@ -591,7 +745,7 @@ class TestGoingOnAsASearch:
 def test_a_reference_without_a_price_teaches_as_much_as_one_that_has_one() -> None:
     rng = np.random.default_rng(0)
     root = rng.normal(0, 0.4, (6, 2))
-    normal = Gaussian(rng.normal(5, 0.3, 6), root @ root.T, np.full(6, 0.01), 6, 5.0, 1.0)
+    normal = Gaussian(rng.normal(5, 0.3, 6), root @ root.T, np.full(6, 0.01), 6, 5.0, 1.0, np.zeros((6, 6)))
     z = normal.mean + rng.normal(0, 1, (30, 2)) @ root.T
     dear = np.array([50.0, 0.0, 0.1, 0.2, 0.3, 0.4])  # the first is never the answer
     unknown = np.where(np.arange(6) == 0, np.inf, dear)

@@ -28,7 +28,7 @@ import pandas as pd
 from recommender.errors import InsufficientEvidenceError
 from recommender.models import Array, configuration_rows, measured
 from recommender.models.contexts import CONFOUNDED, UNLINKED, Contexts, apart, contexts
-from recommender.models.counters import Counters
+from recommender.models.counters import Counters, out_of_proportion, proportion
 from recommender.models.unusual import FEWEST, MAD, SCATTER, lonely, unusual
 from recommender.models.yardsticks import ArchiveCells, additive, archive_cells
 from recommender.problem import Problem
@@ -354,9 +354,17 @@ def _counters(
     n = len(columns)
     frame, row, context = _completed(problem)
     use = (place[context] >= 0) & np.isin(row, columns)
+    workload = cells.workload[context[use]]
     frame, row, context = frame[use], np.searchsorted(columns, row[use]), place[context[use]]
     names = tuple(sorted(c for c in map(str, frame) if c.startswith("metric.") and frame[c].notna().any()))
     value = np.log1p(np.maximum(frame[list(names)].to_numpy(float), 0.0))
+    far = out_of_proportion(value, row, workload)
+    said = tuple(
+        f"{names[c]} of {listed(np.sort(cells.names[workload[far[:, c]]]))} is far off the rest of the archive's: another unit? "
+        "it is not used"
+        for c in np.flatnonzero(far.any(axis=0))
+    )
+    value[far] = np.nan
     table = pd.DataFrame(value).groupby(row).mean().reindex(range(n))
     centre = table.to_numpy(float).reshape(n, len(names))
     apart = value - centre[row]
@@ -368,7 +376,8 @@ def _counters(
     pairs = pd.DataFrame(apart[have]).groupby([context[have], row[have]]).mean()
     index = np.array(list(pairs.index), dtype=np.intp).reshape(-1, 2)
     value = pairs.to_numpy(float).reshape(len(index), len(names))
-    return Counters(index[:, 0], index[:, 1], value, names, centre, deviation)
+    mean = pd.DataFrame(apart).groupby(workload).mean().abs().max().to_numpy(float)
+    return Counters(index[:, 0], index[:, 1], value, names, centre, deviation, proportion(mean), said)
 
 
 def listed(names: npt.NDArray[np.object_], most: int = 5) -> str:

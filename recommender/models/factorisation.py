@@ -1,12 +1,12 @@
 """Collaborative filtering: what other workloads already paid for, for a workload that was run once or twice.
 
 Notation: as in `fold_in`; k own configurations measured. ln T_i ~ N(mean_i, (scale_k spread_i)²) with mean and spread
-from the fold-in, and scale_k the root mean square of the standardised errors that k fold-in runs left on workloads held
-out of the archive.
+from the fold-in, and scale_k the root mean square of the standardised errors that k fold-in runs (as many of those judged as k is not
+below) left on workloads held out of the archive.
 
 Selecta (Klimovic et al. 2018): users are workloads, items are configurations, a rating is ln(runtime) less the
-workload's level, activity counters are further items. The rank, and whether counters are used, are those of least
-held-out regret; where none beats the column mean, the column mean is used and the answer says so.
+workload's level, activity counters are further items. The rank, and whether counters are used, are chosen for k on held-out
+workloads (`Judged.choice`); where none beats the column mean, the column mean is used and the answer says so.
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ from recommender.models import (
 )
 from recommender.models.archive import Archived, archived, kept, nothing_comparable
 from recommender.models.completing import NEWS, truncated_normal
-from recommender.models.fold_in import Factorised, Fit, Folded
-from recommender.models.held_out import COUNTS, Judged, asked, column_mean, judge
+from recommender.models.fold_in import FEWEST_WORKLOADS, Factorised, Fit, Folded
+from recommender.models.held_out import REFERENCES, Judged, column_mean, judge
 from recommender.models.memory import MemoryLimit
 from recommender.problem import Problem
 from recommender.runs import Runs
@@ -65,22 +65,20 @@ class Collaborative:
     fits: tuple[tuple[str, Fit], ...]
     """Name -> fit, in order of preference among equals. The column mean is added, last."""
 
-    def taught(self, problem: Problem) -> Taught:
-        """The chosen fit, on the whole archive; computed once.
+    def taught(self, problem: Problem, runs: int = 0) -> Taught:
+        """The fit chosen for so many own runs, on the whole archive; computed once.
 
         Raises
         ------
         InsufficientEvidenceError
             Without an archive of completed runs on the candidates.
         """
-        return kept(problem, (self, *asked(problem)), lambda: self._teach(problem))
-
-    def _teach(self, problem: Problem) -> Taught:
         a = archived(problem)
         fits = {n: f for n, f in self.fits if not getattr(f, "counters", False) or a.counters.names}
         judged = judge(problem, {**fits, **dict([column_mean()])})
-        name = judged.order[0] if judged.contexts else column_mean()[0]
-        return Taught(name, judged.fits[name](problem, a), judged, a)
+        name = judged.choice(runs) if judged.counts else column_mean()[0]
+        fitted = kept(problem, ("fitted", judged.fits[name]), lambda: judged.fits[name](problem, a))
+        return Taught(name, fitted, judged, a)
 
     def predict(self, problem: Problem, runs: Runs) -> Prediction:
         """Runtime of configurations that the archive ran; NaN elsewhere.
@@ -90,28 +88,21 @@ class Collaborative:
         InsufficientEvidenceError
             Without an archive of completed runs on the candidates.
         """
-        taught = self.taught(problem)
-        a = taught.archive
-        seen = measured(problem, runs)
+        a, seen = archived(problem), measured(problem, runs)
         y = np.where(seen.count > 0, seen.log_runtime, np.nan)[a.columns]
-        x = self._counters(problem, runs, a)
+        x, unlike = self._counters(problem, runs, a)
         k = int(np.isfinite(y).sum())
-        mean, spread = taught.folded.fold_in(y, x)
+        taught = self.taught(problem, k)
         stopped = np.where(np.isnan(y), seen.censored_log[a.columns], -np.inf)
-        for c in np.flatnonzero(np.isfinite(stopped) & np.isfinite(mean)):
-            beyond, _, above = truncated_normal(mean[c : c + 1], spread[c : c + 1], stopped[c : c + 1])
-            if k and above[0] < NEWS:  # at least so long: it takes what such a run takes on average
-                y = np.where(np.arange(len(y)) == c, beyond[0], y)
-        if (np.isfinite(y).sum()) > k:
-            slower, _ = taught.folded.fold_in(y, x)
-            mean = np.fmax(mean, slower)
+        mean, spread = _at_least(taught.folded, y, x, stopped)
         if k:
             spread = spread * taught.judged.spread(taught.name, k)
         n = len(problem.configurations)
         wide, wide_spread = np.full(n, np.nan), np.full(n, np.nan)
         wide[a.columns], wide_spread[a.columns] = mean, np.where(np.isfinite(mean), spread, np.nan)
         memory = MemoryLimit.of(problem, runs)
-        remark = self._remark(taught, y, x, k)
+        held = int(np.isfinite(stopped).sum())
+        remark = self._remark(taught, y, x, k, held)
         base = nothing_known(problem)
         prediction = replace(
             base,
@@ -121,56 +112,93 @@ class Collaborative:
             completing=a.cells.completing,
             excluded=memory.excluded,
             reasons=memory.reasons,
-            warnings=self._warnings(problem, runs, taught, k),
+            warnings=(*self._warnings(problem, runs, taught, k, held), *unlike),
             binding=lambda i: remark + memory.remark(i),
         )
         return with_measurements(prediction, problem, runs)
 
-    def _counters(self, problem: Problem, runs: Runs, a: Archived) -> Array:
+    def _counters(self, problem: Problem, runs: Runs, a: Archived) -> tuple[Array, tuple[str, ...]]:
         frame = runs.completed
         if not len(frame) or not a.counters.names:
-            return np.full(len(a.counters.names), np.nan)
+            return np.full(len(a.counters.names), np.nan), ()
         row = configuration_rows(problem, frame)
         place = np.full(len(problem.configurations) + 1, -1, dtype=np.intp)
         place[a.columns] = np.arange(len(a.columns))
-        return a.counters.new(frame, place[row])
+        return a.counters.new(frame, place[row]), a.counters.unlike(frame, place[row])
 
-    def _remark(self, taught: Taught, y: Array, x: Array, k: int) -> str:
+    def _remark(self, taught: Taught, y: Array, x: Array, k: int, stopped: int) -> str:
         runs = f"folded in by {k} configuration{'s' if k != 1 else ''} measured" if k else "none of its own runs used"
+        if stopped:
+            runs = f"{f'{runs}, at' if k else 'at'} least what {stopped} stopped at a time limit say{'s' if stopped == 1 else ''}"
         said = f"{taught.name} of {taught.archive.workloads} other workloads, {runs}"
         described = getattr(taught.folded, "remark", None)
         more = described(y, x) if described is not None and k else ""
         return f"{said}; {more}" if more else said
 
-    def _warnings(self, problem: Problem, runs: Runs, taught: Taught, k: int) -> tuple[str, ...]:
-        said = list(taught.archive.warnings)
+    def _warnings(self, problem: Problem, runs: Runs, taught: Taught, k: int, stopped: int) -> tuple[str, ...]:
+        said = [*taught.archive.warnings, *taught.archive.counters.said]
+        nothing = f"the workload itself has no completed run: its level is what {stopped} stopped at a time limit say at least"
+        unknown = () if k else (nothing if stopped and not len(runs.completed) else nothing_comparable(runs),)
         judged, mean = taught.judged, column_mean()[0]
-        if not judged.contexts:
+        if not judged.counts:
             count = taught.archive.workloads
+            few = f"the archive holds {count} workload{'s' if count != 1 else ''}"
+            if count >= FEWEST_WORKLOADS:
+                few += f", too few of which ran {REFERENCES + 1} configurations or more"
             said.append(
-                f"the archive holds {count} workload{'s' if count != 1 else ''}: nothing says how workloads differ, so the new "
-                "one is taken to be like the average of them, and the spread is assumed"
+                f"{few}: nothing says how workloads differ, so the new one is taken to be like the average of them, and the "
+                "spread is assumed"
             )
-        elif taught.name == mean and self.fits:
-            best = next(name for name in judged.order if name != mean)
+            return (*said, *unknown)
+        shown = _shown(judged.counts[judged.at(k)])
+        if taught.name == mean and self.fits:
+            best = judged.choice(k, [name for name, _ in self.fits])
+            regret, off = ([f(name, k) for name in (best, mean)] for f in (judged.regret, judged.off))
             said.append(
-                f"on {judged.contexts} held-out workloads {self.label} chose no better than the column mean (value over the best "
-                f"with 1, 2, 3 runs: {_share(judged.regret[best])}, column mean {_share(judged.regret[mean])}): the column "
-                "mean is used"
+                f"on {judged.workloads(k)} held-out workloads with {shown} {self.label} chose no better than the column mean "
+                f"(value over the best {np.exp(regret[0]):.2f}, column mean {np.exp(regret[1]):.2f}; a runtime is off by "
+                f"{np.expm1(off[0]):.0%}, column mean {np.expm1(off[1]):.0%}): the column mean is used"
             )
         if not k:
-            said.append(nothing_comparable(runs))
-        elif judged.contexts:
-            left = float(judged.regret[taught.name][min(k, max(COUNTS)) - 1])
-            said.append(
-                f"on {judged.contexts} held-out workloads, {f'{min(k, max(COUNTS))} runs like these' if k > 1 else '1 run like this'} led to {np.expm1(left):.0%} over "
-                "the best on average" + ("" if left < 0.1 else ": they do not settle the choice")
-            )
+            return (*said, *unknown)
+        left = judged.regret(taught.name, k)
+        said.append(
+            f"on {judged.workloads(k)} held-out workloads {shown} led to {np.expm1(left):.0%} over the best on average"
+            + ("" if left < 0.1 else ": they do not settle the choice")
+        )
         return tuple(said)
 
 
-def _share(regret: Array) -> str:
-    return ", ".join(f"{np.exp(r):.2f}" for r in regret)
+def _at_least(folded: Folded, y: Array, x: Array, stopped: Array) -> tuple[Array, Array]:
+    """What the fold-in says, given also that ln(runtime) is above `stopped` (-inf: nothing stopped), (columns,).
+
+    One after the other, the least expected first: each takes what such a run takes on average, given those before. Where
+    nothing completed it is the level that is learnt, which is every column's, so what it narrows is narrowed everywhere.
+    """
+    mean, spread = folded.fold_in(y, x)
+    completed = bool(np.isfinite(y).any())
+    open_ = np.isfinite(stopped) & np.isfinite(mean)
+    while open_.any():
+        rows = np.flatnonzero(open_)
+        c = rows[[((stopped - mean)[rows] / spread[rows]).argmax()]]
+        open_[c] = False
+        beyond, variance, above = truncated_normal(mean[c], spread[c], stopped[c])
+        if above[0] >= NEWS:
+            break  # nor do those that were more expected say anything
+        y = y.copy()
+        y[c] = beyond
+        slower, known = folded.fold_in(y, x)
+        mean = np.fmax(mean, slower)
+        if not completed:
+            spread = np.sqrt(np.fmax(spread**2 - (spread[c] ** 2 - variance), known**2))
+    return mean, spread
+
+
+def _shown(runs: int) -> str:
+    """What held-out workloads were shown, in words: the references first, then the best on average."""
+    reference = min(runs, REFERENCES)
+    more = f" and {runs - reference} more" if runs > reference else ""
+    return f"{reference} reference run{'s' if reference > 1 else ''}{more}"
 
 
 def selecta() -> Collaborative:

@@ -6,13 +6,16 @@ m_i   ln(runtime) of the typical workload on configuration i, about its level   
 q_i   factors of configuration i (rows of Q)      p ~ N(p̄, Σ) factors of a workload, as the archive's are scattered
 K     = Q Σ Qᵀ, how workloads differ from the typical one              σ_i²  what the factors leave of a cell
 S     configurations that were measured: the fold-in runs
+N     [u, i] = 1 where context u ran configuration i; R its row sums (a diagonal), D its column sums; s² scatter of the archive
+C     = ((D − Nᵀ R⁻¹ N)/s² + I/v)⁻¹, how little m is known: a configuration that nothing links to the rest by √v
 
 Fold-in is a ridge on the new workload's own numbers, the archive's being fixed:
 
     (b, p) = argmin Σ_{i in S} (y_i − b − m_i − q_i·(p − p̄))²/σ_i² + (p − p̄)ᵀ Σ⁻¹ (p − p̄) + b²/V,   V large
 
 which is the mean of the normal with covariance K + V given y_S, computed as such (k x k for k runs); so it also has a
-spread. The prior N(p̄, Σ) in the place of the library's λ|p|² is our choice: with two runs λ decides everything, and
+spread. With W its weights, (I − W) m has covariance (I − W) C (I − W)ᵀ, which widens it: little in a full archive, most of it in
+one of a few runs a workload. It moves no estimate. The prior N(p̄, Σ) in the place of the library's λ|p|² is our choice: with two runs λ decides everything, and
 the archive knows it. Activity counters are further items with a level of zero.
 
 Refitting, which this spares, is to fit m, Q, p̄, Σ and σ² anew to the archive with the new workload's k runs as one more row,
@@ -31,14 +34,14 @@ import numpy as np
 from recommender.models import Array
 from recommender.models._surprise import factorise
 from recommender.models.archive import Archived
-from recommender.models.yardsticks import LEVEL_SPREAD
+from recommender.models.yardsticks import LEVEL_SPREAD, UNKNOWN_SPREAD, pooled_spread
 from recommender.problem import Problem
 
 LEVEL_VARIANCE = 1e4
 """V: nothing is known of a workload's level before its first run."""
 FEWEST_WORKLOADS = 3
 """Workloads from which on their differences say anything of a new one's."""
-UNKNOWN_SHAPE = 0.5
+UNKNOWN_SHAPE = UNKNOWN_SPREAD
 """Standard deviation of ln(runtime) about the typical workload's where fewer workloads leave it unknown."""
 
 
@@ -73,6 +76,8 @@ class Gaussian:
     level: float
     """Mean level of the archive's workloads, for a workload without runs."""
     level_spread: float
+    doubt: Array
+    """C, (columns, columns)."""
     unit: float = 1.0
     """What a counter's x is multiplied with to be an item: it brings counters to the scatter of the cells."""
 
@@ -89,7 +94,11 @@ class Gaussian:
         weight = np.linalg.solve(a, k_s[:, :n]) if len(s) else k_s[:, :n]
         mean = self.mean[:n] + weight.T @ (seen[s] - self.mean[s])
         variance = np.diag(self.covariance)[:n] + LEVEL_VARIANCE - np.einsum("ki,ki->i", weight, k_s[:, :n])
-        if not (s < n).any():
+        t = s[s < n]
+        w = weight[: len(t)]
+        variance += np.diag(self.doubt) - 2.0 * (w * self.doubt[t]).sum(axis=0)
+        variance += (w * (self.doubt[np.ix_(t, t)] @ w)).sum(axis=0)
+        if not len(t):
             mean = mean + self.level
             variance = variance - LEVEL_VARIANCE + self.level_spread**2
         return mean, np.sqrt(np.maximum(variance, 0.0) + self.noise[:n])
@@ -98,16 +107,23 @@ class Gaussian:
 def gaussian(archive: Archived, mean: Array, covariance: Array, noise: Array) -> Gaussian:
     """A normal over the archive's columns (and counters), with its workloads' levels."""
     spread = max(LEVEL_SPREAD, float(np.std(archive.level)))
-    return Gaussian(mean, covariance, noise, len(archive.columns), float(np.mean(archive.level)), spread)
+    level = float(np.mean(archive.level))
+    return Gaussian(mean, covariance, noise, len(archive.columns), level, spread, doubt(archive))
 
 
 def scatter(archive: Archived) -> float:
-    """Mean square of the archive's residuals about its additive model."""
+    """s², mean square of the archive's residuals about its additive model; the usual one where too few cells tell it."""
     if archive.workloads < FEWEST_WORKLOADS:
-        return float(UNKNOWN_SHAPE**2)
-    rows, columns = archive.y.shape
-    free = max(int(np.isfinite(archive.y).sum()) - rows - columns, 1)
-    return float(max(np.nansum(archive.residual**2) / free, 1e-6))
+        return UNKNOWN_SHAPE**2
+    return pooled_spread(archive.residual) ** 2
+
+
+def doubt(archive: Archived) -> Array:
+    """C of the typical workload's columns, v being the square of LEVEL_SPREAD."""
+    n = np.isfinite(archive.filled).astype(float)
+    linked = np.diag(n.sum(axis=0)) - n.T @ (n / np.maximum(n.sum(axis=1, keepdims=True), 1.0))
+    result: Array = np.linalg.inv(linked / scatter(archive) + np.eye(n.shape[1]) / LEVEL_SPREAD**2)
+    return result
 
 
 @dataclass(frozen=True)

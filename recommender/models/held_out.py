@@ -13,7 +13,7 @@ are dealt in the order of size and then of what was run, never of names.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -29,8 +29,12 @@ from recommender.problem import Problem
 from recommender.runs import Runs
 
 FOLDS = 5
-COUNTS = (1, 2, 3)
+COUNTS = (1, 2, 3, 5, 8)
 """Numbers of fold-in runs that are judged."""
+REFERENCES = 3
+"""Reference configurations of a fold; further fold-in runs are of the best on average."""
+FEWEST_JUDGED = 2
+"""Held-out workloads from which on a difference has a standard error."""
 MOST_CONTEXTS = 400
 """Contexts that are judged, evenly over the archive."""
 MOST_REFERENCES = 100
@@ -92,7 +96,7 @@ def _folds(problem: Problem) -> tuple[Fold, ...]:
     fold = dealt[of]
     price, found = log_price(problem)[a.columns], []
     for number in range(min(FOLDS, len(names))):
-        test = np.flatnonzero((fold == number) & (np.isfinite(a.y).sum(axis=1) > max(COUNTS)))
+        test = np.flatnonzero((fold == number) & (np.isfinite(a.y).sum(axis=1) > REFERENCES))
         train = np.flatnonzero(fold != number)
         if not len(test):
             continue
@@ -100,7 +104,7 @@ def _folds(problem: Problem) -> tuple[Fold, ...]:
         normal = Factorised(REFERENCE_RANK)(problem, learnt)
         inside = (normal, completed(normal, learnt.y))
         chosen: list[int] = []
-        for _ in range(min(max(COUNTS), len(a.columns))):
+        for _ in range(min(REFERENCES, len(a.columns))):
             scores = reference_scores([inside], chosen, price)
             chosen.append(int(scores.argmin()))
         typical = np.where(np.isfinite(learnt.column), learnt.column + price, np.inf)
@@ -160,24 +164,53 @@ def _regret_after(normal: Gaussian, z: Array, chosen: list[int], price: Array) -
 
 @dataclass(frozen=True, eq=False)
 class Judged:
-    """How fits did on held-out workloads, by name; arrays over COUNTS."""
+    """How fits did on held-out workloads, by name; arrays are (workloads, counts) or (counts,)."""
 
-    regret: Mapping[str, Array]
-    """Mean regret."""
+    counts: tuple[int, ...]
+    """Numbers of fold-in runs that were judged: at least half the workloads have the runs. None: too few to hold any out."""
+    loss: Mapping[str, Array]
+    """Regret of each workload, mean over its inputs; NaN where it has too few runs."""
+    error: Mapping[str, Array]
+    """ln of the root mean square of truth − prediction over the cells of a workload that were not measured, likewise."""
     scale: Mapping[str, Array]
     """Root mean square of (truth − prediction)/its standard deviation, over the cells that were not measured."""
     fits: Mapping[str, Fit]
-    contexts: int
-    """Held-out contexts judged; 0: too few workloads to hold any out."""
 
-    @property
-    def order(self) -> list[str]:
-        """Names by their regret averaged over COUNTS, least first; among equals the first."""
-        return sorted(self.fits, key=lambda name: round(float(self.regret[name].mean()), 6))
+    def at(self, runs: int) -> int:
+        """Place in `counts` of what is nearest to so many runs, but not above them."""
+        return max(int(np.searchsorted(self.counts, runs, side="right")) - 1, 0)
+
+    def workloads(self, runs: int) -> int:
+        """Held-out workloads that were judged after so many runs."""
+        return int(np.isfinite(next(iter(self.loss.values()))[:, self.at(runs)]).sum())
+
+    def regret(self, name: str, runs: int) -> float:
+        """Mean regret after so many runs."""
+        return float(np.nanmean(self.loss[name][:, self.at(runs)]))
+
+    def off(self, name: str, runs: int) -> float:
+        """Typical error of ln(runtime) after so many runs."""
+        return float(np.exp(pd.Series(self.error[name][:, self.at(runs)]).mean()))
+
+    def choice(self, runs: int, names: Collection[str] | None = None) -> str:
+        """Of `names` (None: all) the fit for so many runs: it predicts best of those that choose as well as any.
+
+        Regret decides where it differs by more than its standard error, paired by workload: most of what lies within is
+        chance, which an error over all cells tells apart far better. The first among equals.
+        """
+        use = [name for name in self.fits if names is None or name in names]
+        least = min(use, key=lambda name: round(self.regret(name, runs), 6))
+
+        def as_well(name: str) -> bool:
+            d = (self.loss[name] - self.loss[least])[:, self.at(runs)]
+            d = d[np.isfinite(d)]
+            return bool(np.round(d.mean() - d.std(ddof=1) / np.sqrt(len(d)), 6) <= 0)
+
+        return min(filter(as_well, use), key=lambda name: round(self.off(name, runs), 6))
 
     def spread(self, name: str, runs: int) -> float:
-        """What a fit's standard deviation must be multiplied with after so many fold-in runs."""
-        return float(self.scale[name][min(max(runs, 1), max(COUNTS)) - 1])
+        """What a fit's standard deviation must be multiplied with after so many fold-in runs; 1 where nothing was judged."""
+        return float(self.scale[name][self.at(runs)]) if self.counts else 1.0
 
 
 def judge(problem: Problem, fits: Mapping[str, Fit]) -> Judged:
@@ -186,33 +219,48 @@ def judge(problem: Problem, fits: Mapping[str, Fit]) -> Judged:
 
 
 def _judge(problem: Problem, fits: Mapping[str, Fit]) -> Judged:
-    parts, regret, scale, contexts = folds(problem), {}, {}, 0
-    price = log_price(problem)[archived(problem).columns]
-    for name, fit in fits.items():
-        errors: list[list[Array]] = [[] for _ in COUNTS]
-        losses: list[list[float]] = [[] for _ in COUNTS]
-        for part in parts:
-            folded = fit(problem, part.train)
-            for u, y in enumerate(part.test.y):
-                for position, k in enumerate(COUNTS):
-                    found = _held_out(part, folded, u, y, k, price)
-                    if found is not None:
-                        losses[position].append(found[0])
-                        errors[position].append(found[1])
-        contexts = len(losses[0])
-        regret[name] = np.array([np.mean(loss) if loss else 0.0 for loss in losses])
-        apart = [np.concatenate(error) if error else np.ones(1) for error in errors]
-        scale[name] = np.array([max(float(np.sqrt(np.mean(e**2))), 0.1) if len(e) else 1.0 for e in apart])
-    return Judged(regret, scale, fits, contexts)
+    parts, price = folds(problem), log_price(problem)[archived(problem).columns]
+    of, names = pd.factorize(np.concatenate([part.test.workload for part in parts] or [np.empty(0, dtype=object)]))
+    found = {name: _judged(problem, fit, parts, price) for name, fit in fits.items()}  # (contexts, counts, 4)
+
+    def by_workload(value: Array) -> Array:
+        return pd.DataFrame(value).groupby(of).mean().to_numpy(float).reshape(len(names), len(COUNTS))
+
+    loss = {name: by_workload(value[:, :, 0]) for name, value in found.items()}
+    have = np.isfinite(next(iter(loss.values()))).sum(axis=0)
+    use = (have >= FEWEST_JUDGED) & (2 * have >= len(names))
+    scale = {}
+    for name, value in found.items():
+        squares, cells = np.nansum(value[:, :, 2:], axis=0).T
+        scale[name] = np.where(cells > 0, np.maximum(np.sqrt(squares / np.maximum(cells, 1)), 0.1), 1.0)[use]
+    return Judged(
+        counts=tuple(k for k, used in zip(COUNTS, use, strict=True) if used),
+        loss={name: value[:, use] for name, value in loss.items()},
+        error={name: by_workload(value[:, :, 1])[:, use] for name, value in found.items()},
+        scale=scale,
+        fits=fits,
+    )
 
 
-def _held_out(part: Fold, folded: Folded, u: int, y: Array, k: int, price: Array) -> tuple[float, Array] | None:
-    """Regret and standardised errors of one held-out context after k fold-in runs; None where it has too few cells."""
+def _judged(problem: Problem, fit: Fit, parts: tuple[Fold, ...], price: Array) -> Array:
+    """What `_held_out` finds for every held-out context and number of fold-in runs, (contexts, counts, 4)."""
+    rows = []
+    for part in parts:
+        folded = fit(problem, part.train)
+        rows += [[_held_out(part, folded, u, y, k, price) for k in COUNTS] for u, y in enumerate(part.test.y)]
+    return np.array(rows, dtype=float).reshape(-1, len(COUNTS), 4)
+
+
+def _held_out(part: Fold, folded: Folded, u: int, y: Array, k: int, price: Array) -> tuple[float, float, float, float]:
+    """Of one held-out context after k fold-in runs: regret, ln(rms error), and the sum and number of squared standardised errors.
+
+    NaN where it has too few cells.
+    """
     v = y + price
     own = np.isfinite(v)
     s = np.array([i for i in part.order if own[i]][:k], dtype=np.intp)
     if own.sum() < k + 2:
-        return None
+        return np.nan, np.nan, np.nan, np.nan
     shown = np.full(len(y), np.nan)
     shown[s] = y[s]
     mean, spread = folded.fold_in(shown, part.test.counters.of(u, s))
@@ -221,7 +269,9 @@ def _held_out(part: Fold, folded: Folded, u: int, y: Array, k: int, price: Array
     rest = own & np.isfinite(mean)
     rest[s] = False
     chosen = int(np.round(predicted, 9).argmin())
-    return float(v[chosen] - v[own].min()), (y[rest] - mean[rest]) / spread[rest]
+    error = y[rest] - mean[rest]
+    off = 0.5 * np.log(np.mean(error**2) + 1e-12) if rest.any() else np.nan
+    return float(v[chosen] - v[own].min()), float(off), float(((error / spread[rest]) ** 2).sum()), float(rest.sum())
 
 
 def held_out_regret(
