@@ -12,8 +12,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from recommender.errors import InfeasibleError
 from recommender.models import Measured, measured
-from recommender.models.completing import completing, tried, truncated_normal
+from recommender.models.completing import completing, level_above, tried, truncated_normal
 from recommender.models.gaussian_process import GaussianProcess
 from recommender.models.pairwise import PairwiseTrees
 from recommender.models.trees import BaggedTrees
@@ -159,3 +160,37 @@ def test_what_failed_is_not_proposed_again(name: str) -> None:
     if name != "cloudbandit":  # whose arms do not hear of each other's failures
         memory = float(wanted.instance_type[1:])
         assert not (memory <= 4 and memory * wanted.node_count <= 4), "no more memory than what failed"
+
+
+def test_the_level_above_stops_is_that_of_a_simulation() -> None:
+    rng = np.random.default_rng(0)
+    expected, scatter, bound = np.array([0.0, -0.5]), np.array([0.3, 0.2]), np.array([6.0, 5.0])
+    drawn = 5.0 + 1.2 * rng.standard_normal(2_000_000)
+    ran = drawn[:, None] + expected + scatter * rng.standard_normal((len(drawn), 2))
+    left = drawn[(ran > bound).all(axis=1)]
+    level, spread = level_above(5.0, 1.2, expected, scatter, bound)
+    assert level == pytest.approx(left.mean(), abs=0.06)
+    assert spread == pytest.approx(left.std(), abs=0.06)
+
+
+@pytest.mark.parametrize("name", ["prior", "column-mean", "selecta", "auto"])
+def test_a_deadline_below_what_the_fastest_were_stopped_at_is_not_promised(name: str) -> None:
+    pool = pd.DataFrame(
+        {"instance_type": list("abcdef"), "node_count": 1, "usd_per_hour": 1.0, "vcpus": [32, 16, 8, 4, 2, 1]}
+    ).assign(memory_gib=64.0)
+    took = np.array([100.0, 190.0, 370.0, 720.0, 1400.0, 2700.0])
+    archive = [
+        pool[["instance_type", "node_count"]].assign(workload=f"w{k}", runtime_s=took * f)
+        for k, f in enumerate((0.5, 1.0, 2.0, 3.0, 6.0))
+    ]
+    mine = pool[["instance_type", "node_count"]].head(2).assign(workload="mine", runtime_s=7200.0, status="timed_out")
+    problem, runs = build_problem(
+        pd.concat([*archive, mine], ignore_index=True),
+        workload="mine",
+        candidates=pool,
+        objective="runtime",
+        deadline_s=3600.0,
+        confidence=0.6,
+    )
+    with pytest.raises(InfeasibleError):
+        strategy(name).recommend(problem, runs)

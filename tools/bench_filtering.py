@@ -26,7 +26,7 @@ import pandas as pd
 from recommender.archives import Archives
 from recommender.datasets import fetch_dataset
 from recommender.models import PerformanceModel, configuration_rows
-from recommender.models.archive import archived
+from recommender.models.archive import believable
 from recommender.models.factorisation import Collaborative, selecta
 from recommender.models.held_out import log_price, next_reference
 from recommender.models.neighbours import neighbours
@@ -181,7 +181,7 @@ def synthetic(workloads: int = 5000, types: int = 1000, density: float = 0.05) -
         None, workload="new", archive=[Runs.from_frame(frame)], candidates=pool, objective="runtime"
     )
     begun = time.process_time()
-    archived(problem)
+    problem, _ = believable(problem, runs)
     read = time.process_time() - begun
     begun = time.process_time()
     taught = selecta().taught(problem)

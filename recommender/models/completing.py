@@ -99,6 +99,23 @@ def truncated_normal(mean: Array, spread: Array, bound: Array) -> tuple[Array, A
     return mean + spread * h, variance, np.asarray(ndtr(-a))
 
 
+def level_above(level: float, spread: float, expected: Array, scatter: Array, bound: Array) -> tuple[float, float]:
+    """Mean and deviation of a workload's level N(level, spread²) given runs stopped at `bound`, where none completed.
+
+    Configuration i takes N(level + expected_i, spread² + scatter_i²); the least expected stop is taken in first, each by the
+    moments of the normal above its bound.
+    """
+    for i in np.argsort(-(bound - expected), kind="stable"):
+        whole2 = spread**2 + scatter[i] ** 2
+        mean, variance, _ = truncated_normal(
+            np.array([level + expected[i]]), np.array([np.sqrt(whole2)]), bound[i : i + 1]
+        )
+        share = spread**2 / whole2
+        level += share * float(mean[0] - level - expected[i])
+        spread = float(np.sqrt(max(spread**2 - share**2 * (whole2 - float(variance[0])), 1e-8)))
+    return level, spread
+
+
 def search_base(problem: Problem, runs: Runs, seen: Measured, *, always: bool = False) -> Prediction:
     """What every search model starts from: no runtime believed, memory needed, and the chance of completing.
 

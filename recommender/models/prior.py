@@ -27,13 +27,13 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
-from scipy.special import logsumexp
+from scipy.special import logsumexp, ndtr
 
 from recommender.candidates import Candidates
 from recommender.errors import InsufficientEvidenceError
 from recommender.models import MODELLED, TRANSFERRED, Array, Measured, Prediction, measured, with_measurements
 from recommender.models.archive import kept
-from recommender.models.completing import search_base
+from recommender.models.completing import level_above, search_base
 from recommender.models.features import Features, features
 from recommender.models.held_out import log_price
 from recommender.models.laws import Laws, draw_laws
@@ -270,7 +270,12 @@ class LearnedPrior:
         base, prior = search_base(problem, runs, seen, always=True), belief(problem)
         evidence = _evidence(seen)
         mixture = condition(prior.bases, prior.components, evidence, level=prior.level)
-        n = len(problem.configurations)
+        n, unknown = len(problem.configurations), prior.spread
+        if not len(evidence.rows) and len(evidence.stopped) and np.isfinite(prior.level):
+            expected, scatter, single = mixture.moments
+            off, around = expected[evidence.stopped] - mixture.level, np.hypot(scatter, single)[evidence.stopped]
+            level, unknown = level_above(prior.level, unknown, off, around, evidence.bound)
+            mixture = replace(mixture, level=level)
         mean, latent, noise = mixture.moments
         share = mixture.share().get("archive", 0.0)
         if not len(evidence.rows) and np.isnan(prior.level):
@@ -279,7 +284,7 @@ class LearnedPrior:
             return replace(base, preference=mean + log_price(problem), mixture=mixture, **lost)
         warnings: tuple[str, ...] = ()
         if not len(evidence.rows):
-            latent = np.hypot(latent, prior.spread)
+            latent = np.hypot(latent, unknown)
             unrun = (
                 "the workload itself has no completed run on any candidate at this input: runtimes are those of the "
                 "archive's typical workload, and only their order means anything"
@@ -299,7 +304,12 @@ class LearnedPrior:
         limit = seen.censored_log.max(initial=-np.inf)
         if np.isfinite(limit) and limit >= evidence.value.max(initial=-np.inf):
             # Nothing was let run for longer: what takes longer would be stopped too.
-            completing = completing * mixture.below(np.full(n, limit))
+            within = (
+                mixture.below(np.full(n, limit))
+                if len(evidence.rows)
+                else ndtr((limit - mean) / np.hypot(latent, noise))
+            )
+            completing = completing * within
         known = replace(
             base,
             completing=completing,

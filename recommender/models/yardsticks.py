@@ -27,6 +27,7 @@ from recommender.models import (
     nothing_known,
     with_measurements,
 )
+from recommender.models.completing import level_above
 from recommender.models.contexts import components, contexts
 from recommender.models.memory import MemoryLimit
 from recommender.pricing import price_option
@@ -190,6 +191,9 @@ class ColumnMean:
             warnings: tuple[str, ...] = ()
         else:
             own, levels = float(np.mean(level)), max(LEVEL_SPREAD, float(np.std(level)))
+            stopped = np.flatnonzero(np.isfinite(seen.censored_log) & np.isfinite(column))
+            around = np.full(len(stopped), scatter)
+            own, levels = level_above(own, levels, column[stopped], around, seen.censored_log[stopped])
             spread = np.hypot(scatter * np.sqrt(1.0 + _unsure(cells, np.isfinite(column))), levels)
             where = "on any candidate at this input" if len(runs.completed) else "on any candidate"
             unrun = (
