@@ -114,8 +114,11 @@ class Auto:
         return self._next(known, self._by_evidence(known.problem, known.now), rng)
 
     def remarks(self, problem: Problem, runs: Runs) -> tuple[str, ...]:
-        """What the reader must know before following `suggest`: of the archive, and of a change of the workload."""
-        return evidence(problem, runs, adapts=True).said
+        """What the reader must know before following `suggest`: of the archive, of a change, and what is not known yet."""
+        known = evidence(problem, runs, adapts=True)
+        choice = self._by_evidence(known.problem, known.now)
+        asked = self.named(choice.measures) if choice.measures != "scaling" else None
+        return asked.notes(known) if isinstance(asked, ModelBased) else known.said
 
     def adapting(self, name: str) -> Strategy:
         """The strategy called `name`, leaving out what was run before a change."""

@@ -124,6 +124,7 @@ class ModelBased:
             notes = (*((unweighed,) if problem.runs_planned is not None else ()), *((ended,) if ended else ()))
             return replace(answer, next_run=None if ended else answer.next_run, warnings=(*answer.warnings, *notes))
         found, stopped = self._search(known, prediction, problem.random(now))
+        found = replace(found, saves_usd=answer.saves_usd(row_of(problem, found))) if found else None
         notes = (f"nothing more is worth measuring: {stopped}",) if stopped else ()
         promise = partial(guarantee, problem, now, prediction, answer.rows[0])
         return replace(answer, next_run=found, warnings=(*answer.warnings, *notes), promise=promise)
@@ -149,10 +150,13 @@ class ModelBased:
 
     @single_threaded
     def remarks(self, problem: Problem, runs: Runs) -> tuple[str, ...]:
-        """What the reader must know before following `suggest`: of the archive, of a change, and where references are asked
-        for what the model has to say."""
-        known = self.evidence(problem, runs)
-        if not isinstance(self.design, References):
+        """What the reader must know before following `suggest`: of the archive, of a change, and what the model has to say
+        where references are asked for or the workload itself has no completed run."""
+        return self.notes(self.evidence(problem, runs))
+
+    def notes(self, known: Evidence) -> tuple[str, ...]:
+        """`remarks` from evidence that was looked through."""
+        if not isinstance(self.design, References) and (measured(known.problem, known.now).count > 0).any():
             return known.said
         try:
             return (*known.said, *self.model.predict(known.problem, known.now).warnings)
@@ -198,8 +202,6 @@ class ModelBased:
         )
         why = "; ".join(part for part in (scores.sentence(row), favour) if part)
         wanted = proposal(problem, prediction, row, why)
-        if problem.objective == "cost" and scores.improvement is not None and scores.incumbent is not None:
-            wanted = replace(wanted, saves_usd=float(scores.improvement[row]) * scores.incumbent)
         stopped = stopped or over_budget(problem, runs, wanted)
         return (None, stopped) if stopped else (wanted, "")
 

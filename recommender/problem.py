@@ -47,6 +47,8 @@ class Problem:
     """Runs of other workloads."""
     only_own: bool = False
     """Whether an archive was given and holds runs of the workload asked about alone, so that there is none."""
+    regions: tuple[str, ...] = (DEFAULT_REGION,)
+    """Where it is to run; what prices of one's own are looked up by for candidates that came with a price."""
     objective: Objective = "cost"
     """What is minimised: USD per run, or runtime."""
     deadline_s: float | None = None
@@ -217,6 +219,7 @@ def build_problem(
         catalogue=catalogue,
         workload=workload,
         archive=Runs.from_frame(pool.dropna(axis="columns", how="all")) if pool is not None else None,
+        regions=tuple(regions),
         only_own=pool is None and any(len(r) for r in given),
         objective=objective,
         deadline_s=deadline_s,

@@ -82,6 +82,7 @@ def rank(
         prediction=prediction,
         runs=runs,
         explain=partial(_explain, problem, prediction, runs, merged, scored),
+        saves_usd=partial(_saves_usd, problem, prediction, merged),
     )
 
 

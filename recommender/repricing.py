@@ -46,11 +46,14 @@ def changed_prices(
     kinds = problem.configurations["instance_type"].to_numpy(object)[offers.configuration]
     places = np.array(offers.regions, dtype=object)[offers.region]
     if prices is not None:
-        own = own_prices(
-            read_table(prices, PRICES),
-            pd.DataFrame({"instance_type": kinds, "region": places}),
-            problem.catalogue,
-        )
+        # Candidates that came with a price are of no region: they are taken to be where the problem asks.
+        pairs = pd.DataFrame({"instance_type": kinds, "region": np.where(places == "", problem.regions[0], places)})
+        own = own_prices(read_table(prices, PRICES), pairs, problem.catalogue)
+        if not any(np.isfinite(values).any() for values in own.values()):
+            raise InputError(
+                f"the price table {prices if not isinstance(prices, pd.DataFrame) else ''} prices none of the candidates, which "
+                f"are in {', '.join(sorted(set(pairs['region'])))}: nothing would change"
+            )
         merged = dict(offers.overrides)
         for name, values in own.items():
             before = merged.get(name, np.full(len(values), np.nan))

@@ -124,6 +124,16 @@ def test_a_repriced_answer_is_the_one_asked_for_at_those_prices() -> None:
     assert answer.rows == ask()[2].rows, "the answer itself is left alone"
 
 
+def test_a_price_of_a_region_holds_for_candidates_that_came_with_a_price_where_the_problem_asks() -> None:
+    problem, _, answer = ask()
+    rows = {"instance_type": ["a"], "purchase_option": ["on-demand"], "usd_per_hour": [0.5]}
+    there = reprice(answer, changed_prices(problem, prices=pd.DataFrame(rows | {"region": ["us-east-1"]})))
+    everywhere = reprice(answer, changed_prices(problem, prices=pd.DataFrame(rows | {"region": [None]})))
+    assert there.rows == everywhere.rows != answer.rows
+    with pytest.raises(InputError, match="prices none of the candidates, which are in us-east-1"):
+        changed_prices(problem, prices=pd.DataFrame(rows | {"region": ["eu-west-1"]}))
+
+
 @pytest.mark.parametrize(
     ("change", "error", "match"),
     [

@@ -380,3 +380,14 @@ class TestARunThatCannotBe:
         problem, runs = self.ask(60.0)
         answer = strategy("prior").recommend(problem, runs)
         assert not any("outlier" in w for w in answer.warnings)
+
+
+def test_own_repetitions_that_contradict_each_other_widen_everything_and_promise_nothing() -> None:
+    once = told({("small", 2): 500.0, ("wide", 4): 90.0, ("tall", 4): 260.0})
+    calm = strategy("prior").recommend(*asked(pd.concat([once, once])))
+    torn = strategy("prior").recommend(*asked(pd.concat([once, once.assign(runtime_s=20.0 * once["runtime_s"])])))
+    assert calm.prediction is not None
+    assert torn.prediction is not None
+    assert torn.prediction.spread.min() > 1.0 > 0.5 > np.median(calm.prediction.spread)
+    assert calm.prediction.draws is not None
+    assert torn.prediction.draws is None, "nothing can be promised on them"

@@ -125,13 +125,16 @@ class TestMoney:
     def test_what_is_weighed_is_said_in_words_either_way(self) -> None:
         # 10 % of 0.1 USD is 0.01 USD a run.
         dear = reason(WorthIt(4), *ask(6), 0.1)
-        assert "is expected to save $0.0100 a run, times 4 planned runs $0.0400, less than the $0.100" in dear
+        assert (
+            "is expected to save $0.0100 a run on the best measured, times 4 planned runs $0.0400, less than the $0.100"
+            in dear
+        )
         problem, _ = ask(6)
         scores = Scores(np.zeros(12), np.full(12, 0.1), 0.1, "planted")
         believed = belief(problem, np.full(12, math.log(100.0)), np.full(12, 0.3))
         favour = WorthIt(40).favour(problem, believed, scores, 7)
         assert favour == (
-            "is expected to save $0.0100 a run, times 40 planned runs $0.400, no less than the $0.100 it is expected to cost"
+            "is expected to save $0.0100 a run on the best measured, times 40 planned runs $0.400, no less than the $0.100 it is expected to cost"
         )
         assert WorthIt(40).favour(problem, believed, replace(scores, improvement=None), 7) == ""
 

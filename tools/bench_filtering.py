@@ -128,7 +128,7 @@ def table(label: str, found: Losses, off: dict[str, int], folds_: int) -> list[s
     names = list(dict.fromkeys(name for name, _ in found))
     order = [*models(), "best measured", "column mean, runs at random", "best measured, runs at random"]
     lines = [row(label, found, name) for name in order if name in names]
-    switched = ", ".join(f"{name} {off[name]} of {folds_}" for name in ("selecta", "quasar", "neighbours"))
+    switched = ", ".join(f"{name} {off[name]:.1f} of {folds_}" for name in ("selecta", "quasar", "neighbours"))
     return [*lines, f"| {label} | *switched off in favour of the column mean* | | {switched} | | |"]
 
 

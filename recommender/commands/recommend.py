@@ -103,6 +103,7 @@ def suggest(
         return
     from recommender.automatic import Auto
     from recommender.composition import evidence
+    from recommender.errors import InfeasibleError, InsufficientEvidenceError
     from recommender.pending import batch
     from recommender.report.tables import suggestions_as_csv, suggestions_as_text
     from recommender.strategies import ModelBased, calibrated
@@ -117,6 +118,13 @@ def suggest(
             if isinstance(chosen, ModelBased | Auto)
             else evidence(problem, runs, adapts=False).said
         )
+        if problem.deadline_s is not None or problem.budget_usd is not None or not next_runs:
+            try:
+                chosen.recommend(problem, runs)
+            except InfeasibleError as error:
+                remarks = (*remarks, f"as far as is believed now, {error}")
+            except InsufficientEvidenceError:
+                pass  # said above, where there is anything to say
     for said in remarks:
         typer.echo(f"note: {said}", err=True)
     if form is Format.JSON:

@@ -277,6 +277,9 @@ class LearnedPrior:
             level, unknown = level_above(prior.level, unknown, off, around, evidence.bound)
             mixture = replace(mixture, level=level)
         mean, latent, noise = mixture.moments
+        # Repetitions that scatter more than any component believes say so of every run, and of the means they make.
+        more = float(np.sqrt(max(seen.noise**2 - noise**2, 0.0)))
+        latent, noise = np.hypot(latent, more / np.sqrt(max(seen.count.sum(), 1.0))), float(np.hypot(noise, more))
         share = mixture.share().get("archive", 0.0)
         if not len(evidence.rows) and np.isnan(prior.level):
             joined = with_measurements(base, problem, runs)
@@ -330,7 +333,7 @@ class LearnedPrior:
             joined,
             spread=np.hypot(wide, odd),
             noise=min(joined.noise, noise),
-            draws=mixture.draws if len(evidence.rows) and not doubt else None,
+            draws=mixture.draws if len(evidence.rows) and not doubt and seen.noise <= NOISE[-1] else None,
         )
 
 

@@ -156,7 +156,7 @@ class WorthIt:
     def _weighed(self, saved: float, cost: float) -> str:
         total = saved * self.runs_planned
         return (
-            f"is expected to save {format_usd(saved)} a run, times {self.runs_planned:g} planned runs "
+            f"is expected to save {format_usd(saved)} a run on the best measured, times {self.runs_planned:g} planned runs "
             f"{format_usd(total)}, {'less' if total < cost else 'no less'} than the {format_usd(cost)} it is expected to cost"
         )
 
