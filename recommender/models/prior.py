@@ -68,6 +68,10 @@ LIMITS = (
     "spilling for lack of memory",
 )
 """What may bind a configuration, in the order of `Laws.shares`."""
+UNRUN = (
+    "the workload itself has no completed run on any candidate at this input: runtimes are those of the archive's typical "
+    "workload, and only their order means anything"
+)
 HARDWARE = ("node_count", "vcpus", "memory per vCPU")
 
 
@@ -285,15 +289,11 @@ class LearnedPrior:
             joined = with_measurements(base, problem, runs)
             lost = {name: getattr(joined, name) for name in ("completing", "excluded", "reasons", "lost")}
             return replace(base, preference=mean + log_price(problem), mixture=mixture, **lost)
-        warnings: tuple[str, ...] = ()
+        odd, doubt = _odd(problem, prior, evidence)
+        warnings = (doubt,) if doubt else ()
         if not len(evidence.rows):
             latent = np.hypot(latent, unknown)
-            unrun = (
-                "the workload itself has no completed run on any candidate at this input: runtimes are those of the "
-                "archive's typical workload, and only their order means anything"
-            )
-            warnings = (unrun,)
-        evidence_kind = TRANSFERRED if share > 0.5 else MODELLED
+            warnings = (UNRUN,)
         says = f"weighed: scaling laws {1 - share:.0%}" + (
             f", archive of {prior.workloads} workloads {share:.0%}" if prior.workloads else ""
         )
@@ -307,25 +307,18 @@ class LearnedPrior:
         limit = seen.censored_log.max(initial=-np.inf)
         if np.isfinite(limit) and limit >= evidence.value.max(initial=-np.inf):
             # Nothing was let run for longer: what takes longer would be stopped too.
-            within = (
-                mixture.below(np.full(n, limit))
-                if len(evidence.rows)
-                else ndtr((limit - mean) / np.hypot(latent, noise))
-            )
-            completing = completing * within
+            within = ndtr((limit - mean) / np.hypot(latent, noise))
+            completing = completing * (mixture.below(np.full(n, limit)) if len(evidence.rows) else within)
         known = replace(
             base,
             completing=completing,
             log_runtime=mean,
             spread=np.hypot(latent, noise),
-            evidence=np.full(n, evidence_kind, dtype=np.int8),
+            evidence=np.full(n, TRANSFERRED if share > 0.5 else MODELLED, dtype=np.int8),
             binding=binding,
             warnings=warnings,
             mixture=mixture,
         )
-        odd, doubt = _odd(problem, prior, evidence)
-        if doubt:
-            known = replace(known, warnings=(*known.warnings, doubt))
         # A component's noise is also what strays from it for good: where a configuration was run, its runs say more.
         joined = with_measurements(known, problem, runs)
         wide = np.where(seen.count > 0, joined.spread, known.spread)  # the mixture has a noise of its own
