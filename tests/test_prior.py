@@ -391,3 +391,23 @@ def test_own_repetitions_that_contradict_each_other_widen_everything_and_promise
     assert torn.prediction.spread.min() > 1.0 > 0.5 > np.median(calm.prediction.spread)
     assert calm.prediction.draws is not None
     assert torn.prediction.draws is None, "nothing can be promised on them"
+
+
+def test_what_one_more_run_saves_is_less_than_what_is_recommended_costs() -> None:
+    problem, runs = asked(told({("wide", 8): 400.0, ("wide", 16): 390.0, ("tall", 32): 420.0}))
+    answer = strategy("prior").recommend(problem, runs)
+    first, wanted = answer.rows[0], answer.next_run
+    assert first.evidence != "measured"
+    assert first.cost_usd is not None
+    assert wanted is not None
+    assert wanted.saves_usd is not None
+    assert 0.0 <= wanted.saves_usd < first.cost_usd.p50
+
+
+def test_without_a_run_of_its_own_what_is_not_known_is_said_beside_the_suggestion() -> None:
+    archive = pd.concat(
+        [told({("small", 1): 100.0 * k, ("wide", 1): 30.0 * k}).assign(workload=f"o{k}") for k in (1, 2)]
+    )
+    problem, runs = asked(None, archive=[Runs.from_frame(archive)])
+    for name in ("prior", "auto"):
+        assert any("only their order means anything" in said for said in strategy(name).remarks(problem, runs))

@@ -75,3 +75,14 @@ def test_planned_runs_that_cannot_be_weighed_are_refused_in_one_line(
     assert (refused.code, refused.out) == (1, "")
     assert named in refused.err
     assert refused.err.count("\n") == 1
+
+
+def test_suggest_says_that_nothing_can_meet_a_deadline_or_complete(tables: Path) -> None:
+    late = run("suggest", "runs.csv", "--candidates", "pool.csv", "--strategy", "prior", "--deadline", "1s", cwd=tables)
+    assert late.code == 0
+    assert "note: as far as is believed now, no candidate meets every constraint" in late.err
+    failed = pd.read_csv(tables / "pool.csv").assign(workload="w", runtime_s=10.0, status="failed")
+    failed.to_csv(tables / "failed.csv", index=False)
+    none = run("suggest", "failed.csv", "--candidates", "pool.csv", "--strategy", "prior", cwd=tables)
+    assert (none.code, none.out) == (0, "nothing is worth measuring\n")
+    assert "note: as far as is believed now, no candidate meets every constraint" in none.err
