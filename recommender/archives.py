@@ -107,14 +107,6 @@ class Archives:
                 f"archive {name} cannot be read: {error}; put a copy in its place, or remove it: recommender archive remove {name}"
             ) from error
 
-    def unreadable(self, name: str) -> str:
-        """Why the file of an archive cannot be read; '' where it can. Raises UnknownNameError."""
-        try:
-            self.open(name)
-        except InputError as error:
-            return str(error.__cause__)
-        return ""
-
     def add(
         self,
         name: str,
@@ -196,10 +188,13 @@ class Archives:
             For a part of an archive whose file cannot be read.
         """
         with locked(self._file(name)) if self.path.is_dir() else contextlib.nullcontext():
-            if source is None and workload is None and self.unreadable(name):
+            try:
+                archive = self.open(name)
+            except InputError:
+                if source is not None or workload is not None:
+                    raise
                 self._file(name).unlink()
                 return empty_runs()
-            archive = self.open(name)
             gone = np.ones(len(archive.runs), dtype=bool)
             for what, wanted, column in (
                 ("source", source, archive.provenance["source"]),

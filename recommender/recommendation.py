@@ -224,9 +224,9 @@ class Recommendation:
     explain: Callable[[], Explanation | None] = field(default=lambda: None, repr=False, compare=False)
     """What `explanation` is computed by, where it is asked for."""
     promise: Callable[[], Guarantee | None] = field(default=lambda: None, repr=False, compare=False)
+    """What `guarantee` is computed by, where it is asked for: it takes longer than all the rest."""
     saves_usd: Callable[[int], float | None] = field(default=lambda _: None, repr=False, compare=False)
     """Row of a configuration -> USD a run that measuring it is expected to save on what is recommended."""
-    """What `guarantee` is computed by, where it is asked for: it takes longer than all the rest."""
 
     @cached_property
     def guarantee(self) -> Guarantee | None:

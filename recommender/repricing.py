@@ -51,7 +51,7 @@ def changed_prices(
         own = own_prices(read_table(prices, PRICES), pairs, problem.catalogue)
         if not any(np.isfinite(values).any() for values in own.values()):
             raise InputError(
-                f"the price table {prices if not isinstance(prices, pd.DataFrame) else ''} prices none of the candidates, which "
+                f"the price table{'' if isinstance(prices, pd.DataFrame) else f' {prices}'} prices none of the candidates, which "
                 f"are in {', '.join(sorted(set(pairs['region'])))}: nothing would change"
             )
         merged = dict(offers.overrides)

@@ -101,14 +101,10 @@ def coverage() -> str:
             for number, world in enumerate(asked):
                 order = np.random.default_rng(number).permutation(np.flatnonzero(np.isfinite(world.truth)))
                 taken = [world.draw(int(i), seed=0, earlier=0) for i in order[:k]]
-                told = LearnedPrior().predict(world.problem, world.told(taken))
-                frame = world.recorded.frame
-                left = np.isin(world.configuration, order[k:]) & (frame["status"] == "completed").to_numpy()
-                at = world.configuration[left]
-                gap = np.log(frame["runtime_s"].to_numpy(float)[left]) - told.log_runtime[at]
-                z.append(np.abs(gap / told.spread[at]))
-                spread.append(told.spread[at])
-                workload.append(float((z[-1] <= norm.ppf(0.95)).mean()) if len(at) else np.nan)
+                found, wide = unmeasured(world, taken)
+                z.append(found)
+                spread.append(wide)
+                workload.append(float((found <= norm.ppf(0.95)).mean()) if len(found) else np.nan)
             every_z, width = np.concatenate(z), np.exp(2 * norm.ppf(0.95) * np.concatenate(spread))
             held = [f"{(every_z <= norm.ppf(0.5 + p / 2)).mean():.1%}" for p in (0.5, 0.8, 0.9)]
             cells = [name, str(len(asked)), str(k), *held, f"{np.nanmin(workload):.0%}", f"{np.median(width):.2f}"]
@@ -234,11 +230,16 @@ def searched(world: Environment, rows: list[dict[str, object]], count: int) -> f
     for row in rows[1 : count + 1]:
         same = (frame["instance_type"] == row["instance_type"]) & (frame["node_count"] == row["node_count"])
         taken.append(int(np.flatnonzero(same & (frame["runtime_s"] == row["runtime_s"]))[0]))
-    belief_ = LearnedPrior().predict(world.problem, world.told(taken))
+    return float((unmeasured(world, taken)[0] <= norm.ppf(0.95)).mean())
+
+
+def unmeasured(world: Environment, taken: list[int]) -> tuple[Array, Array]:
+    """Errors of completed runs of the candidates not in `taken`, in spreads, and the spreads."""
+    told, frame = LearnedPrior().predict(world.problem, world.told(taken)), world.recorded.frame
     left = ~np.isin(world.configuration, world.configuration[taken]) & (frame["status"] == "completed").to_numpy()
     at = world.configuration[left]
-    gap = np.log(frame["runtime_s"].to_numpy(float)[left]) - belief_.log_runtime[at]
-    return float((np.abs(gap / belief_.spread[at]) <= norm.ppf(0.95)).mean())
+    gap = np.log(frame["runtime_s"].to_numpy(float)[left]) - told.log_runtime[at]
+    return np.abs(gap / told.spread[at]), told.spread[at]
 
 
 PARTS = {"permuted": harm, "unlike": unlike, "coverage": coverage, "speed": speed}

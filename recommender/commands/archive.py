@@ -50,9 +50,13 @@ def remove_command(
     Example: recommender archive remove spark --source runs.csv
     """
     from recommender.archives import Archives
+    from recommender.errors import InputError
 
-    archives = Archives(store)
-    unread = archives.unreadable(name)
+    archives, unread = Archives(store), ""
+    try:
+        archives.open(name)
+    except InputError as error:
+        unread = str(error.__cause__)
     gone = archives.remove(name, source=source, workload=workload)
     if unread:
         typer.echo(f"{name}: removed; what it held is not known, since its file could not be read: {unread}")

@@ -32,7 +32,7 @@ from recommender.models.counters import Counters, out_of_proportion, proportion
 from recommender.models.unusual import FEWEST, MAD, SCATTER, lonely, unusual
 from recommender.models.yardsticks import ArchiveCells, additive, archive_cells
 from recommender.problem import Problem
-from recommender.runs import Runs
+from recommender.runs import Runs, some
 
 CONTRADICTION = float(np.log(10.0))
 """Least difference of ln(runtime) between repetitions, or of a cell from the additive model, that is left out."""
@@ -382,5 +382,4 @@ def _counters(
 
 def listed(names: npt.NDArray[np.object_], most: int = 5) -> str:
     """Different names, `most` of them in full."""
-    plain = list(dict.fromkeys(map(str, names)))
-    return ", ".join(plain[:most]) + (f" and {len(plain) - most} more" if len(plain) > most else "")
+    return some(dict.fromkeys(map(str, names)), most)

@@ -29,7 +29,7 @@ import numpy.typing as npt
 import pandas as pd
 from scipy.special import stdtr
 
-from recommender.inputs import scale_column
+from recommender.inputs import at_inputs, scale_column
 from recommender.models import Array, configuration_rows
 from recommender.models.archive import listed
 from recommender.models.unusual import MAD
@@ -300,9 +300,7 @@ def _whole(problem: Problem, frame: pd.DataFrame) -> Rows:
     row = configuration_rows(problem, frame)
     vcpus, used = problem.configurations["vcpus"].to_numpy(float)[row], frame["vcpus"].to_numpy(float)
     whole = (row >= 0) & (np.isnan(used) | np.isnan(vcpus) | (used >= vcpus)) & (frame["status"] == "completed")
-    for column, value in problem.inputs.items():
-        whole &= np.isclose(frame[column].to_numpy(float), value, rtol=1e-9)
-    return np.where(whole, row, -1)
+    return np.where(whole & at_inputs(frame, problem.inputs), row, -1)
 
 
 def _sentence(problem: Problem, run: pd.Series, row: int, apart: float, earlier: list[int]) -> str:
