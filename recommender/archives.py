@@ -14,16 +14,12 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 import pandas as pd
 
 from recommender.errors import InputError, InsufficientEvidenceError, RecommenderError, UnknownNameError, did_you_mean
-from recommender.models import configuration_rows
-from recommender.models.archive import CONTRADICTION, NOTHING_LEFT, Archived, archived, listed
-from recommender.models.noted import among, billed, usual
-from recommender.models.unusual import FEWEST
+from recommender.models.archive import NOTHING_LEFT, Archived, archived, listed
 from recommender.problem import Problem, build_problem, empty_runs
-from recommender.runs import Runs, read_runs, shared_names
+from recommender.runs import Runs, counted, read_runs
 from recommender.table_files import locked, replace_table, write_table
 from recommender.tables import RUNS, Column, read_table
 
@@ -42,12 +38,6 @@ SCHEMA = replace(
 )
 LONGEST_HEADER = 2**20
 """Bytes of a CSV's first line that are looked at."""
-SAME = 3
-"""Cells that two workloads must share, to the last digit, to be one workload under two names."""
-SAME_SHARE = 0.8
-"""Share of the cells both ran that must be the same for that."""
-AGREEING = float(np.log(2.0))
-"""Difference of ln(runtime) between repetitions from which on they are named."""
 
 
 def archives_path(path: str | Path | None = None) -> Path:
@@ -159,14 +149,14 @@ class Archives:
                 if known.any() and not again:
                     again_from = ", ".join(map(repr, old.loc[known, "source"].unique()))
                     raise InputError(
-                        f"archive {name} already holds {int(known.sum())} runs from {again_from}; replace them with --replace, or "
+                        f"archive {name} already holds {counted(int(known.sum()), 'run')} from {again_from}; replace them with --replace, or "
                         "name this source otherwise with --source"
                     )
                 columns = [*old, *(c for c in new if c not in old)]
                 parts = [part.reindex(columns=columns).astype(object) for part in (old[~known], new)]
                 new = pd.concat(parts, ignore_index=True)
             made = _split(read_table(new, SCHEMA, name=f"archive {name}"), name)
-            _, unusable = _looked_through(made.runs)
+            _, unusable = looked_through(of_all(made.runs))
             if unusable.startswith(NOTHING_LEFT):
                 raise InputError(
                     f"{source} was not added to archive {name}, which would be of no use ({unusable}); are both in seconds, and "
@@ -274,121 +264,17 @@ def export(archive: Archive, path: str | Path, *, plain: bool = False) -> None:
     write_table(frame.drop(columns=list(PROVENANCE)) if plain else frame, path)
 
 
-@dataclass(frozen=True)
-class Report:
-    """What there is to know before trusting an archive."""
-
-    runs: int
-    incomplete: int
-    """Runs that failed or were stopped."""
-    workloads: int
-    configurations: int
-    coverage: float
-    """Share of (workload at one input, configuration) cells with a completed run."""
-    thin: int
-    """Workloads, each at one input, that completed on fewer than two configurations: nothing can be learnt from them."""
-    problems: tuple[str, ...]
-    """Sentences: other units, outliers, contradictions, one workload under two names, no licence."""
+def of_all(runs: Runs) -> Problem:
+    """The problem whose archive these runs are, and whose candidates all configurations that were ever run."""
+    ran = runs.frame[["instance_type", "node_count", *runs.params]].drop_duplicates(ignore_index=True)
+    return build_problem(None, archive=[runs], candidates=ran, objective="runtime")[0]
 
 
-def check(archive: Archive) -> Report:
-    """Look an archive through, on all configurations that were ever run."""
-    frame = archive.runs.frame
-    recorded = _recorded(archive.runs)
-    problems = list[str]()
-    looked, unusable = _looked_through(archive.runs)
-    if looked is not None:
-        y = looked.cells.log_runtime
-        problems += [*(sentence.replace("of the archive ", "") for sentence in looked.warnings), *looked.cells.said]
-        if archive.runs.frame["workload"].nunique() < FEWEST:
-            problems.append(
-                f"fewer than {FEWEST} workloads: other units and outliers cannot be told from real differences"
-            )
-        names = looked.cells.names[looked.cells.workload]
-        problems += [*among(looked), *_units(archive.runs), *_repetitions(archive.runs)]
-    elif unusable:
-        done = archive.runs.completed
-        row, log_t = configuration_rows(_of_all(archive.runs), done), np.log(done["runtime_s"])
-        table = pd.pivot_table(done.assign(row=row, log_t=log_t), "log_t", "workload", "row")
-        y, names = table.reindex(columns=range(len(recorded))).to_numpy(float), table.index.to_numpy(object)
-        problems += [f"{unusable}; recommender archive remove takes runs out", *_units(archive.runs)]
-    else:
-        y, names = np.full((1, len(recorded)), np.nan), np.array([], dtype=object)
-        problems.append("no run completed: nothing can be learnt from it")
-    filled = np.isfinite(y)
-    problems += _twins(y, names)
-    of = archive.provenance["source"].to_numpy()
-    problems += shared_names([Runs(frame[of == source].reset_index(drop=True)) for source in dict.fromkeys(of)])
-    unlicensed = archive.provenance["licence"].isna()
-    if unlicensed.any():
-        sources = ", ".join(map(str, archive.provenance.loc[unlicensed, "source"].unique()))
-        problems.append(f"{int(unlicensed.sum())} runs state no licence (from {sources})")
-    return Report(
-        runs=len(frame),
-        incomplete=int((frame["status"] != "completed").sum()),
-        workloads=frame["workload"].nunique(),
-        configurations=len(recorded),
-        coverage=float(filled.mean()),
-        thin=int((filled.sum(axis=1) < 2).sum()),
-        problems=tuple(problems),
-    )
-
-
-def _recorded(runs: Runs) -> pd.DataFrame:
-    """All configurations that were ever run."""
-    return runs.frame[["instance_type", "node_count", *runs.params]].drop_duplicates(ignore_index=True)
-
-
-def _of_all(runs: Runs) -> Problem:
-    """The problem whose candidates are those."""
-    return build_problem(None, archive=[runs], candidates=_recorded(runs), objective="runtime")[0]
-
-
-def _looked_through(runs: Runs) -> tuple[Archived | None, str]:
-    """What is believable of an archive on all its configurations; None where nothing is, and why ('': no run completed)."""
-    if not len(runs.completed):
+def looked_through(problem: Problem) -> tuple[Archived | None, str]:
+    """What is believable of a problem's archive; None where nothing is, and why ('': no run completed)."""
+    if problem.archive is None or not len(problem.archive.completed):
         return None, ""
     try:
-        return archived(_of_all(runs)), ""
+        return archived(problem), ""
     except InsufficientEvidenceError as error:
         return None, str(error)
-
-
-def _twins(y: npt.NDArray[np.float64], names: npt.NDArray[np.object_]) -> list[str]:
-    """Workloads that took the same time, to the last digit, nearly wherever both ran."""
-    u, i = np.nonzero(np.isfinite(y))
-    cells = pd.DataFrame({"u": u, "cell": [f"{c} {v:.12g}" for c, v in zip(i, y[u, i], strict=True)]})
-    often = cells["cell"].map(cells["cell"].value_counts())
-    cells = cells[(often > 1) & (often <= 50)]
-    both = cells.merge(cells, on="cell")
-    both = both[both["u_x"] < both["u_y"]]
-    pairs, shared = np.unique(both[["u_x", "u_y"]].to_numpy(), axis=0, return_counts=True)
-    found = []
-    for (a, b), same in zip(pairs[shared >= SAME], shared[shared >= SAME], strict=True):
-        common = int((np.isfinite(y[a]) & np.isfinite(y[b])).sum())
-        if same >= SAME_SHARE * common and names[a] != names[b]:
-            where = f"all {common}" if same == common else f"{same} of the {common}"
-            found.append(
-                f"{names[a]} and {names[b]} took the same time on {where} configurations both ran: one workload?"
-            )
-    return found
-
-
-def _units(runs: Runs) -> list[str]:
-    """What shows another unit without a comparison of workloads."""
-    return [*billed(_of_all(runs), runs), *usual(runs)]
-
-
-def _repetitions(runs: Runs) -> list[str]:
-    """Workloads with repetitions that differ more than twofold, and not so much that they are left out."""
-    frame = runs.completed
-    keys = ["workload", "instance_type", "node_count", "vcpus", *runs.inputs, *runs.params]
-    log_t = pd.Series(np.log(frame["runtime_s"].to_numpy(float)), index=frame.index)
-    groups = log_t.groupby([frame[k] for k in keys], dropna=False)
-    apart = groups.max() - groups.min()
-    apart = apart[(apart > AGREEING) & (apart <= CONTRADICTION)]
-    if not len(apart):
-        return []
-    names = listed(apart.index.get_level_values(0).to_numpy(object))
-    how = f"differ up to {np.exp(apart.max()):.1f} x: their mean is used; is an input missing that tells them apart?"
-    return [f"{len(apart)} configurations of {names} have repetitions that {how}"]

@@ -17,7 +17,7 @@ from recommender.models import PerformanceModel, Prediction, measured, nothing_k
 from recommender.models.archive import believable
 from recommender.models.completing import tried
 from recommender.models.drift import since_change
-from recommender.models.noted import own_units
+from recommender.models.noted import archive_units, own_units
 from recommender.problem import Problem
 from recommender.ranking import rank
 from recommender.recommendation import NextRun, Recommendation
@@ -66,7 +66,7 @@ def evidence(problem: Problem, runs: Runs, *, adapts: bool) -> Evidence:
         f"the archive holds runs of {problem.workload} alone, the workload asked about: an archive is runs of other workloads, "
         "and nothing is learnt from these; to use them, add them to the runs table"
     )
-    said = (*((alone,) if problem.only_own else ()), *said, *changed, *own_units(problem, now))
+    said = (*((alone,) if problem.only_own else ()), *said, *archive_units(problem), *changed, *own_units(problem, now))
     return Evidence(problem, runs, now, said)
 
 

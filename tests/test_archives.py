@@ -11,11 +11,14 @@ import pytest
 from test_selecta import POOL, planted, some
 from typer.testing import CliRunner
 
-from recommender.archives import Archives, check, export, named_or_table, read_archive
+from recommender.archive_report import check
+from recommender.archives import Archives, export, named_or_table, read_archive
 from recommender.cli import app
 from recommender.datasets import fetch_dataset
 from recommender.errors import InputError, UnknownNameError
+from recommender.problem import build_problem
 from recommender.runs import Runs, read_runs, write_runs
+from recommender.strategies import strategy
 
 
 @pytest.fixture
@@ -178,7 +181,7 @@ class TestChecking:
         assert "w008" in said
         assert "another unit" in said
         assert "w004 and w004-copy" in said
-        assert "cells of w002" in said
+        assert "1 cell of w002" in said
 
     def test_asks_about_a_workload_that_is_off_by_the_ratio_of_two_units(self, store: Path, tmp_path: Path) -> None:
         frame = planted(workloads=20)
@@ -232,12 +235,25 @@ class TestChecking:
         frame = planted(workloads=20)
         assert said in self.report(store, tmp_path, frame.assign(runtime_s=frame["runtime_s"] * factor))[0]
 
+    def test_what_it_asks_of_units_is_asked_with_every_answer_too(self) -> None:
+        frame = planted(workloads=6)
+        spread = frame.groupby("workload")["runtime_s"].transform("median") ** 0.75  # sizes less apart
+        frame["runtime_s"] /= spread
+        minutes = frame.assign(runtime_s=frame["runtime_s"].where(frame["workload"] > "w002", frame["runtime_s"] / 60))
+        mine = frame[frame["workload"] == "w004"].head(2).assign(workload="mine")
+        for archive, asked in ((frame, False), (minutes, True)):
+            problem, runs = build_problem(
+                mine, archive=[archive], candidates=POOL, workload="mine", objective="runtime"
+            )
+            said = strategy("selecta").recommend(problem, runs).warnings
+            assert any("near 60: minutes for seconds?" in sentence for sentence in said) == asked
+
     def test_names_workloads_whose_repetitions_differ(self, store: Path, tmp_path: Path) -> None:
         frame = planted(workloads=20)
         same = frame["workload"] == "w003"
         again = pd.concat([frame, frame[same].assign(runtime_s=frame["runtime_s"] * 5)], ignore_index=True)
         said, _ = self.report(store, tmp_path, again)
-        assert f"{len(POOL)} configurations of w003 have repetitions that differ up to 5.0 x" in said
+        assert f"repetitions of w003 on {len(POOL)} configurations differ up to 5.0 x" in said
 
     def test_knows_a_copy_of_which_a_run_was_corrected(self, store: Path, tmp_path: Path) -> None:
         frame = planted(workloads=20)
@@ -246,12 +262,40 @@ class TestChecking:
         said, _ = self.report(store, tmp_path, pd.concat([frame, twin], ignore_index=True))
         assert f"w004 and w004-copy took the same time on {len(POOL) - 1} of the {len(POOL)}" in said
 
+    def test_knows_a_copy_under_a_constant_factor(self, store: Path, tmp_path: Path) -> None:
+        frame = planted(workloads=20)
+        twin = frame[frame["workload"] == "w004"].assign(workload="copy", runtime_s=lambda t: 1.003 * t["runtime_s"])
+        said, _ = self.report(store, tmp_path, pd.concat([frame, twin.iloc[1:]], ignore_index=True))
+        both = f"on all {len(POOL) - 1} configurations both ran: one workload?"
+        assert said in (f"copy took 1.003 x the time of w004 {both}", f"w004 took 0.99701 x the time of copy {both}")
+
+    def test_names_many_copies_of_one_workload_at_once(self, store: Path, tmp_path: Path) -> None:
+        frame = planted(workloads=20)
+        twins = [frame[frame["workload"] == "w004"].assign(workload=f"copy{i}") for i in range(5)]
+        said, _ = self.report(store, tmp_path, pd.concat([frame, *twins], ignore_index=True))
+        assert said.count("one workload?") == 1
+        assert all(name in said for name in ("w004", *(f"copy{i}" for i in range(5))))
+
+    def test_names_runs_that_were_added_from_two_sources(self, store: Path, tmp_path: Path) -> None:
+        frame, archives = planted(workloads=20), Archives()
+        archives.add("jobs", saved(tmp_path / "a.parquet", frame), licence="MIT")
+        assert check(archives.open("jobs")).problems == ()
+        again = saved(tmp_path / "b.parquet", frame[frame["workload"] == "w003"].reset_index(drop=True))
+        (said,) = check(archives.add("jobs", again, licence="MIT")).problems
+        assert said.startswith(f"{len(POOL)} runs of w003, the same to the last digit, came from several sources (a.p")
+
+    def test_says_that_nothing_is_learnt_where_no_run_completed(self, store: Path, tmp_path: Path) -> None:
+        failed = planted(workloads=3).assign(status="failed")
+        found = check(Archives().add("jobs", saved(tmp_path / "runs.parquet", failed), licence="MIT"))
+        assert found.problems == ("no run completed: nothing can be learnt from it",)
+        assert (found.thin, found.workloads, found.coverage) == (3, 3, 0.0)
+
     def test_counts_what_is_missing(self, store: Path, tmp_path: Path) -> None:
         frame = planted(workloads=20).iloc[::2]
         found = check(Archives().add("jobs", saved(tmp_path / "runs.csv", frame)))
         assert found.coverage == pytest.approx(1.0)  # every other configuration, by every workload
         assert found.configurations == len(POOL) // 2
-        assert any("200 runs state no licence (from runs.csv)" in sentence for sentence in found.problems)
+        assert any("runs that state no licence: 200 (from runs.csv)" in sentence for sentence in found.problems)
 
     def test_reports_on_an_archive_of_which_nothing_is_believable(self, store: Path, tmp_path: Path) -> None:
         frame = planted(workloads=6)
@@ -338,9 +382,9 @@ class TestTheCommandLine:
     def test_removes_some_runs_and_then_the_rest_and_says_so(self, store: Path, tmp_path: Path) -> None:
         self.run("archive", "add", "jobs", str(saved(tmp_path / "runs.csv", planted(workloads=2))))
         said = self.run("archive", "remove", "jobs", "--workload", "w000")
-        assert said == f"jobs: removed {len(POOL)} runs of 1 workloads; {len(POOL)} runs are left\n"
+        assert said == f"jobs: removed {len(POOL)} runs of 1 workload; left: {len(POOL)} runs\n"
         said = self.run("archive", "remove", "jobs")
-        assert said == f"jobs: removed {len(POOL)} runs of 1 workloads; nothing is left of it\n"
+        assert said == f"jobs: removed {len(POOL)} runs of 1 workload; nothing is left of it\n"
 
     def test_adding_other_jobs_under_the_same_names_says_so(self, store: Path, tmp_path: Path) -> None:
         frame = planted(workloads=2)

@@ -6,7 +6,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from recommender.archives import Archive, check
+from recommender.archive_report import check
+from recommender.archives import Archive
 from recommender.errors import InsufficientEvidenceError
 from recommender.models.archive import archived, believable
 from recommender.models.contexts import CONFOUNDED, UNLINKED

@@ -85,7 +85,7 @@ class TestWhatIsBelievable:
         left = frame.drop(index=45)
         for column in ("workload", "runtime_s"):
             assert clean.archive.frame[column].tolist() == left[column].tolist()
-        assert "1 cells" in said[0]
+        assert "1 cell of" in said[0]
 
     def test_of_an_archive_in_which_nothing_agrees_is_said_to_be_nothing(self) -> None:
         one = planted()[lambda f: f["workload"] == "w001"]

@@ -30,10 +30,12 @@ def add_command(
 
     Example: recommender archive add spark scout/runs.csv --licence MIT
     """
-    from recommender.archives import Archives, check
+    from recommender.archive_report import check
+    from recommender.archives import Archives
+    from recommender.runs import counted
 
     archive = Archives(store).add(name, table, licence=licence, label=source, again=replace)
-    typer.echo(f"{name}: {len(archive.runs)} runs of {len(archive.runs.workloads)} workloads")
+    typer.echo(f"{name}: {counted(len(archive.runs), 'run')} of {counted(len(archive.runs.workloads), 'workload')}")
     for sentence in check(archive).problems:
         typer.echo(f"note: {sentence}", err=True)
 
@@ -51,6 +53,7 @@ def remove_command(
     """
     from recommender.archives import Archives
     from recommender.errors import InputError
+    from recommender.runs import counted
 
     archives, unread = Archives(store), ""
     try:
@@ -61,8 +64,12 @@ def remove_command(
     if unread:
         typer.echo(f"{name}: removed; what it held is not known, since its file could not be read: {unread}")
         return
-    left = f"{len(archives.open(name).runs)} runs are left" if name in archives.names() else "nothing is left of it"
-    typer.echo(f"{name}: removed {len(gone)} runs of {len(gone.workloads)} workloads; {left}")
+    left = (
+        f"left: {counted(len(archives.open(name).runs), 'run')}"
+        if name in archives.names()
+        else "nothing is left of it"
+    )
+    typer.echo(f"{name}: removed {counted(len(gone), 'run')} of {counted(len(gone.workloads), 'workload')}; {left}")
 
 
 @app.command("list")
@@ -109,7 +116,9 @@ def show_command(name: Name, form: FormatOption = Format.TABLE, store: Store = N
 @app.command("check")
 def check_command(name: Name, form: FormatOption = Format.TABLE, store: Store = None) -> None:
     """Report coverage, outliers, units that look wrong and workloads that occur twice."""
-    from recommender.archives import Archives, check
+    from recommender.archive_report import check
+    from recommender.archives import Archives
+    from recommender.runs import counted
 
     report = check(Archives(store).open(name))
     if form is Format.JSON:
@@ -119,11 +128,12 @@ def check_command(name: Name, form: FormatOption = Format.TABLE, store: Store = 
         _print([{"problem": sentence} for sentence in report.problems], ["problem"], form)
         return
     typer.echo(
-        f"{report.runs} runs, {report.incomplete} of them not completed; {report.workloads} workloads x "
-        f"{report.configurations} configurations, {report.coverage:.0%} of the cells filled"
+        f"{counted(report.runs, 'run')}, {report.incomplete} of them not completed; {counted(report.workloads, 'workload')} x "
+        f"{counted(report.configurations, 'configuration')}, {report.coverage:.0%} of the cells filled"
     )
     if report.thin:
-        typer.echo(f"{report.thin} workloads completed on fewer than two configurations: nothing is learnt from them")
+        thin = counted(report.thin, "workload")
+        typer.echo(f"completed on fewer than two configurations, so that nothing is learnt from them: {thin}")
     for sentence in report.problems or ("nothing looks wrong",):
         typer.echo(f"- {sentence}")
 

@@ -32,7 +32,7 @@ from recommender.models.counters import Counters, out_of_proportion, proportion
 from recommender.models.unusual import FEWEST, MAD, SCATTER, lonely, unusual
 from recommender.models.yardsticks import ArchiveCells, additive, archive_cells
 from recommender.problem import Problem
-from recommender.runs import Runs, some
+from recommender.runs import Runs, counted, some
 
 CONTRADICTION = float(np.log(10.0))
 """Least difference of ln(runtime) between repetitions, or of a cell from the additive model, that is left out."""
@@ -233,8 +233,8 @@ def _look_through(problem: Problem, cells: ArchiveCells) -> Archived:
         y[twice] = np.nan
         out[:, columns] |= twice
         said.append(
-            f"{int(twice.sum())} configurations of {listed(np.sort(names[twice.any(axis=1)]))} have repetitions in the archive that "
-            "differ more than tenfold: they are left out"
+            f"{counted(int(twice.sum()), 'configuration')} of {listed(np.sort(names[twice.any(axis=1)]))}: repetitions in the archive "
+            "differ more than tenfold, and are left out"
         )
     keep = np.asarray(np.isfinite(y).any(axis=1))
     level_off, scattered = (keep & found for found in unusual(y, names))
@@ -261,7 +261,7 @@ def _look_through(problem: Problem, cells: ArchiveCells) -> Archived:
     far = lonely(np.nan_to_num(residual), max(CONTRADICTION, SCATTER * scatter), names[keep])
     if far.any() and len(part) >= FEWEST:
         said.append(
-            f"{int(far.sum())} cells of {listed(np.sort(names[keep][far.any(axis=1)]))} are left out: more than tenfold off what their "
+            f"left out: {counted(int(far.sum()), 'cell')} of {listed(np.sort(names[keep][far.any(axis=1)]))}, more than tenfold off what "
             "workload and configuration take otherwise"
         )
         out[np.ix_(keep, columns)] |= far

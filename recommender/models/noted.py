@@ -12,7 +12,7 @@ import pandas as pd
 
 from recommender.errors import InsufficientEvidenceError
 from recommender.models import configuration_rows, measured
-from recommender.models.archive import Archived, archived, listed
+from recommender.models.archive import Archived, archived, kept, listed
 from recommender.models.unusual import FEWEST, MAD
 from recommender.pricing import BY_NAME, price_option
 from recommender.problem import Problem
@@ -43,6 +43,22 @@ def own_units(problem: Problem, runs: Runs) -> tuple[str, ...]:
     return (*((against,) if against else ()), *billed(problem, runs))
 
 
+def archive_units(problem: Problem) -> tuple[str, ...]:
+    """Of the archive's runs, in words: what they are against each other, their bills, and what jobs take; computed once."""
+    return kept(problem, "units", lambda: _archive_units(problem)) if problem.archive is not None else ()
+
+
+def _archive_units(problem: Problem) -> tuple[str, ...]:
+    runs = problem.archive
+    if runs is None or not len(runs.completed):
+        return ()
+    try:
+        said = _among(archived(problem))
+    except InsufficientEvidenceError:  # what there is to say of such an archive is said where it is looked through
+        said = []
+    return (*said, *billed(problem, runs, "of the archive "), *_usual(runs))
+
+
 def _against_archive(problem: Problem, runs: Runs) -> str:
     seen = measured(problem, runs)
     if problem.archive is None or not (seen.count > 0).any():
@@ -66,7 +82,7 @@ def _against_archive(problem: Problem, runs: Runs) -> str:
     )
 
 
-def billed(problem: Problem, runs: Runs) -> list[str]:
+def billed(problem: Problem, runs: Runs, whose: str = "") -> list[str]:
     """Workloads that were billed what their machines do not cost on demand for as long as they are said to have run."""
     if not (runs.frame["cost_usd"].to_numpy(float) > 0).any():
         return []
@@ -85,14 +101,14 @@ def billed(problem: Problem, runs: Runs) -> list[str]:
             apart = float(part.median())
             near = unit_near(apart, NEAR)
             found.append(
-                f"the runs of {listed(part.index.to_numpy(object))} were billed {np.exp(abs(apart)):,.0f} x {how} (cost_usd) than "
+                f"the runs of {listed(part.index.to_numpy(object))} {whose}were billed {np.exp(abs(apart)):,.0f} x {how} (cost_usd) than "
                 "their machines cost on demand for as long as they are said to have run"
                 f"{f' (near {near})' if near else ''}: runtime_s is not in seconds, or cost_usd not in USD a run"
             )
     return found
 
 
-def among(looked: Archived) -> list[str]:
+def _among(looked: Archived) -> list[str]:
     """Workloads whose level is off the others' by about the ratio of two units, and by more than levels differ here."""
     level = pd.Series(looked.level).groupby(looked.workload).median()
     if len(level) < FEWEST:
@@ -116,7 +132,7 @@ def _groups(level: pd.Series) -> list[str]:
     short = few <= n - few
     group = names[:few] if short else names[few:]
     said = (
-        f"{listed(group)} took {np.exp(apart[at]):,.0f} x {'less' if short else 'longer'} than the other {n - len(group)} "
+        f"{listed(group)} of the archive took {np.exp(apart[at]):,.0f} x {'less' if short else 'longer'} than the other {n - len(group)} "
         f"workloads (near {near}), and neither group's differ as much among themselves: they are kept"
     )
     return [said]
@@ -127,7 +143,7 @@ def _single(level: pd.Series) -> list[str]:
     usual = float(off.abs().median()) / MAD
     factor = float(np.exp(np.clip(FAR * usual, np.log(1.5), np.log(4.0))))  # a workload has a size of its own too
     return [
-        f"{name} took {np.exp(abs(apart)):,.0f} x {'longer' if apart > 0 else 'less'} than the typical workload "
+        f"{name} of the archive took {np.exp(abs(apart)):,.0f} x {'longer' if apart > 0 else 'less'} than the typical workload "
         f"(near {near}): it is kept"
         for name, apart in off.items()
         if abs(apart) > max(FAR * usual, np.log(10.0))
@@ -135,12 +151,14 @@ def _single(level: pd.Series) -> list[str]:
     ]
 
 
-def usual(runs: Runs) -> list[str]:
+def _usual(runs: Runs) -> list[str]:
     """Of runs that are out of the range of jobs as a whole."""
     median = float(runs.completed["runtime_s"].median())
     if USUAL_S[0] <= median <= USUAL_S[1]:
         return []
-    return [f"the median runtime is {median:,.3g} s: seconds are expected, was another unit noted throughout?"]
+    return [
+        f"the median runtime of the archive is {median:,.3g} s: seconds are expected, was another unit noted throughout?"
+    ]
 
 
 def unit_near(apart: float, factor: float, units: Mapping[float, str] = UNITS) -> str:
