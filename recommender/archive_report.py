@@ -50,11 +50,11 @@ def check(archive: Archive) -> Report:
     """Look an archive through, on all configurations that were ever run."""
     frame, problem = archive.runs.frame, of_all(archive.runs)
     configurations = len(problem.configurations)
-    problems, units = list[str](), archive_units(problem)
+    problems, units = list[str](), _here(archive_units(problem))
     looked, unusable = looked_through(problem)
     if looked is not None:
         y = looked.cells.log_runtime
-        problems += [*looked.warnings, *looked.cells.said]
+        problems += [*_here(looked.warnings), *looked.cells.said]
         if frame["workload"].nunique() < FEWEST:
             problems.append(
                 f"fewer than {FEWEST} workloads: other units and outliers cannot be told from real differences"
@@ -86,8 +86,13 @@ def check(archive: Archive) -> Report:
         configurations=configurations,
         coverage=float(filled.mean()),
         thin=int((filled.sum(axis=1) < 2).sum()),
-        problems=tuple(sentence.replace("of the archive ", "") for sentence in problems),
+        problems=tuple(problems),
     )
+
+
+def _here(sentences: tuple[str, ...]) -> list[str]:
+    """Sentences about the only archive there is."""
+    return [sentence.replace("of the archive ", "") for sentence in sentences]
 
 
 def _copies(y: npt.NDArray[np.float64], names: npt.NDArray[np.object_]) -> list[str]:

@@ -11,9 +11,10 @@ from recommender.candidates import Configuration
 from recommender.composition import Evidence, ModelBased, Strategy, evidence
 from recommender.errors import InsufficientEvidenceError, RecommenderError
 from recommender.models import configuration_rows, measured
-from recommender.models.archive import archived, kept
+from recommender.models.archive import archived
 from recommender.models.ernest import distinct_points
 from recommender.models.held_out import asked, held_out_regret, log_price
+from recommender.models.kept import kept
 from recommender.models.scaling import MINIMUM_POINTS
 from recommender.models.yardsticks import PriceOnly
 from recommender.pricing import BY_NAME, price_option

@@ -16,10 +16,11 @@ from strategy_contract import StrategyContract
 from recommender.datasets import fetch_dataset
 from recommender.errors import InsufficientEvidenceError, RecommenderError, UnknownNameError
 from recommender.explanation import explain
-from recommender.models.archive import Archived, archived, kept
+from recommender.models.archive import Archived, archived
 from recommender.models.factorisation import Collaborative, selecta
 from recommender.models.fold_in import Average, Factorised, Gaussian, doubt, scatter
 from recommender.models.held_out import COUNTS, held_out_regret, judge, next_reference, reference_scores
+from recommender.models.kept import kept
 from recommender.models.neighbours import neighbours
 from recommender.models.quasar import Quasar
 from recommender.models.yardsticks import ColumnMean

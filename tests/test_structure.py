@@ -28,6 +28,7 @@ enumeration
 problem recommendation
 models
 search archives
+archive_report
 scoring break_even
 ranking
 composition

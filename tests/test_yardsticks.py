@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from recommender.errors import InsufficientEvidenceError
-from recommender.models import EVIDENCE
+from recommender.models import EVIDENCE, yardsticks
 from recommender.models.yardsticks import (
     UNKNOWN_CELLS,
     UNKNOWN_SPREAD,
@@ -79,6 +79,17 @@ class TestColumnMean:
         assert prediction.log_runtime == pytest.approx([7.0 + EFFECT[k] for k in KINDS], abs=1e-6)
         assert [EVIDENCE[e] for e in prediction.evidence] == ["transferred", "measured", "transferred", "transferred"]
         assert (prediction.spread > 0).all()
+
+    def test_the_archive_is_fitted_once_for_all_asks_of_it(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        fits: list[int] = []
+        fitted = yardsticks._fitted
+        monkeypatch.setattr(yardsticks, "_fitted", lambda cells: fits.append(1) or fitted(cells))
+        problem, mine = ask(table(("new", "b", 1000.0), ("new", "c", 900.0)), archive())
+        for k in range(3):
+            ColumnMean().predict(problem, Runs(mine.frame.head(k)))
+        assert fits == [1]
+        ColumnMean().predict(*ask(others=archive(skip=(("w1", "a"),))))
+        assert fits == [1, 1]
 
     def test_without_a_run_only_the_order_means_anything_and_it_says_so(self) -> None:
         problem, mine = ask()

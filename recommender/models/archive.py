@@ -1,4 +1,4 @@
-"""The archive, looked through once: what is believable in it, and the one place where what was fitted to it is kept.
+"""The archive, looked through once: what is believable in it.
 
 Notation
 --------
@@ -15,11 +15,8 @@ archive that nothing links one is kept (`contexts`).
 
 from __future__ import annotations
 
-import weakref
-from collections.abc import Callable, Hashable
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import TypeVar, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -27,8 +24,9 @@ import pandas as pd
 
 from recommender.errors import InsufficientEvidenceError
 from recommender.models import Array, configuration_rows, measured
-from recommender.models.contexts import CONFOUNDED, UNLINKED, Contexts, apart, contexts
+from recommender.models.contexts import CONFOUNDED, UNLINKED, apart, contexts
 from recommender.models.counters import Counters, out_of_proportion, proportion
+from recommender.models.kept import kept
 from recommender.models.unusual import FEWEST, MAD, SCATTER, lonely, unusual
 from recommender.models.yardsticks import ArchiveCells, additive, archive_cells
 from recommender.problem import Problem
@@ -37,29 +35,6 @@ from recommender.runs import Runs, counted, some
 CONTRADICTION = float(np.log(10.0))
 """Least difference of ln(runtime) between repetitions, or of a cell from the additive model, that is left out."""
 NOTHING_LEFT = "nothing believable is left of the archive"
-
-Kept = TypeVar("Kept")
-_SHELVES: weakref.WeakKeyDictionary[Runs, dict[Hashable, tuple[weakref.ref[pd.DataFrame], object]]] = (
-    weakref.WeakKeyDictionary()
-)
-
-
-def kept(problem: Problem, key: Hashable, make: Callable[[], Kept]) -> Kept:
-    """What `make` returns, computed once for each archive, candidates and `key`; forgotten with the archive.
-
-    Strategies are pure functions of the evidence: without this every ask would fit the archive again. `make` may depend
-    on nothing but the archive, the configurations and the key.
-    """
-    if problem.archive is None:
-        return make()
-    shelf, table = _SHELVES.setdefault(problem.archive, {}), problem.configurations
-    place = (id(table), key)
-    found = shelf.get(place)
-    if found is None or found[0]() is not table:
-        for old in [key for key, (held, _) in shelf.items() if held() is None]:  # nobody asks about those any more
-            del shelf[old]
-        found = shelf[place] = (weakref.ref(table), make())
-    return cast("Kept", found[1])
 
 
 @dataclass(frozen=True, eq=False)
@@ -126,7 +101,7 @@ def archived(problem: Problem) -> Archived:
     InsufficientEvidenceError
         Without an archive, or when none of its completed runs is of a candidate.
     """
-    cells = kept(problem, "cells", lambda: archive_cells(problem))
+    cells = archive_cells(problem)
     return kept(problem, "archived", lambda: _look_through(problem, cells))
 
 
@@ -176,7 +151,7 @@ def _own_part(problem: Problem, runs: Runs | None) -> tuple[Problem, tuple[str, 
     assert problem.archive is not None
     if not len(problem.archive.completed):
         return problem, ()
-    found = _compared(problem)
+    found = contexts(problem)
     own = np.unique(found.part[measured(problem, runs).count > 0]) if runs is not None else found.part[:0]
     own = own[(own >= 0) & (own < found.comparing)]
     k = int(own[0]) if len(own) else 0
@@ -311,11 +286,7 @@ def _completed(problem: Problem) -> tuple[pd.DataFrame, npt.NDArray[np.intp], np
 
 def comparable_runs(problem: Problem) -> tuple[pd.DataFrame, npt.NDArray[np.intp], npt.NDArray[np.intp]]:
     """Comparable runs of candidates, their configurations and their contexts as `archive_cells` numbers them."""
-    return _compared(problem)[:3]
-
-
-def _compared(problem: Problem) -> Contexts:
-    return kept(problem, "contexts", lambda: contexts(problem))
+    return contexts(problem)[:3]
 
 
 def _contradictions(problem: Problem, cells: ArchiveCells, columns: npt.NDArray[np.intp]) -> npt.NDArray[np.bool_]:

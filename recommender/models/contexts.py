@@ -23,6 +23,7 @@ from scipy.sparse.csgraph import connected_components
 
 from recommender.errors import InsufficientEvidenceError
 from recommender.models import configuration_rows
+from recommender.models.kept import kept
 from recommender.problem import Problem
 from recommender.runs import Runs
 
@@ -57,13 +58,17 @@ class Contexts(NamedTuple):
 
 
 def contexts(problem: Problem) -> Contexts:
-    """The comparable runs of candidates.
+    """The comparable runs of candidates; computed once.
 
     Raises
     ------
     InsufficientEvidenceError
         When no two configurations can be compared, though several were run.
     """
+    return kept(problem, "contexts", lambda: _contexts(problem))
+
+
+def _contexts(problem: Problem) -> Contexts:
     assert problem.archive is not None
     frame, inputs = problem.archive.frame, problem.archive.inputs
     row = configuration_rows(problem, frame)

@@ -26,10 +26,11 @@ from recommender.models import (
     nothing_known,
     with_measurements,
 )
-from recommender.models.archive import Archived, archived, kept, nothing_comparable
+from recommender.models.archive import Archived, archived, nothing_comparable
 from recommender.models.completing import NEWS, truncated_normal
 from recommender.models.fold_in import FEWEST_WORKLOADS, Factorised, Fit, Folded
 from recommender.models.held_out import REFERENCES, Judged, column_mean, judge
+from recommender.models.kept import kept
 from recommender.models.memory import MemoryLimit
 from recommender.problem import Problem
 from recommender.runs import Runs

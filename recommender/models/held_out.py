@@ -22,8 +22,9 @@ import numpy.typing as npt
 import pandas as pd
 
 from recommender.models import Array, PerformanceModel, configuration_rows, measured
-from recommender.models.archive import Archived, archived, comparable_runs, kept
+from recommender.models.archive import Archived, archived, comparable_runs
 from recommender.models.fold_in import FEWEST_WORKLOADS, Average, Factorised, Fit, Folded, Gaussian
+from recommender.models.kept import kept
 from recommender.pricing import price_option
 from recommender.problem import Problem
 from recommender.runs import Runs

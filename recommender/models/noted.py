@@ -12,7 +12,8 @@ import pandas as pd
 
 from recommender.errors import InsufficientEvidenceError
 from recommender.models import configuration_rows, measured
-from recommender.models.archive import Archived, archived, kept, listed
+from recommender.models.archive import Archived, archived, listed
+from recommender.models.kept import kept
 from recommender.models.unusual import FEWEST, MAD
 from recommender.pricing import BY_NAME, price_option
 from recommender.problem import Problem

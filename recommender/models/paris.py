@@ -40,11 +40,12 @@ from recommender.models import (
     nothing_known,
     with_measurements,
 )
-from recommender.models.archive import CONTRADICTION, Archived, archived, kept, nothing_comparable
+from recommender.models.archive import CONTRADICTION, Archived, archived, nothing_comparable
 from recommender.models.completing import completing
 from recommender.models.features import features
 from recommender.models.fold_in import FEWEST_WORKLOADS, UNKNOWN_SHAPE, scatter
 from recommender.models.held_out import FOLDS, WORTH, asked, log_price
+from recommender.models.kept import kept
 from recommender.models.memory import MemoryLimit
 from recommender.models.unusual import SCATTER
 from recommender.models.yardsticks import LEVEL_SPREAD

@@ -32,10 +32,10 @@ from scipy.special import logsumexp, ndtr
 from recommender.candidates import Candidates
 from recommender.errors import InsufficientEvidenceError
 from recommender.models import MODELLED, TRANSFERRED, Array, Measured, Prediction, measured, with_measurements
-from recommender.models.archive import kept
 from recommender.models.completing import level_above, search_base
 from recommender.models.features import Features, features
 from recommender.models.held_out import log_price
+from recommender.models.kept import kept
 from recommender.models.laws import Laws, draw_laws
 from recommender.models.mixture import Bases, Component, Evidence, Rows, condition, log_evidence, matern
 from recommender.models.yardsticks import ArchiveCells, additive, archive_cells

@@ -43,10 +43,11 @@ from recommender.models import (
     nothing_known,
     with_measurements,
 )
-from recommender.models.archive import CONTRADICTION, archived, kept
+from recommender.models.archive import CONTRADICTION, archived
 from recommender.models.completing import completing
 from recommender.models.contexts import by_content
 from recommender.models.fold_in import UNKNOWN_SHAPE
+from recommender.models.kept import kept
 from recommender.models.memory import MemoryLimit
 from recommender.models.paris import hardware
 from recommender.models.unusual import MAD, SCATTER
@@ -70,7 +71,6 @@ SWEEPS = 10
 """Fits of the linear model in which stopped runs are raised to what it makes of them."""
 MOST_POINTS, MOST_OF_ONE = 10_000, 60
 """Source points that are learnt from, and of one workload that judge τ and σ; evenly over more."""
-
 Rows = npt.NDArray[np.intp]
 
 

@@ -29,6 +29,7 @@ from recommender.models import (
 )
 from recommender.models.completing import level_above
 from recommender.models.contexts import components, contexts
+from recommender.models.kept import kept
 from recommender.models.memory import MemoryLimit
 from recommender.pricing import price_option
 from recommender.problem import Problem
@@ -85,7 +86,7 @@ class ArchiveCells:
 
 
 def archive_cells(problem: Problem) -> ArchiveCells:
-    """The archive's runs of the candidates, workloads by what they ran, and their inputs in sorted order.
+    """The archive's runs of the candidates, workloads by what they ran, and their inputs in sorted order; computed once.
 
     Raises
     ------
@@ -93,6 +94,10 @@ def archive_cells(problem: Problem) -> ArchiveCells:
         Without an archive, when none of its completed runs is of a candidate, or when no two configurations can be compared
         (`contexts`).
     """
+    return kept(problem, "cells", lambda: _archive_cells(problem))
+
+
+def _archive_cells(problem: Problem) -> ArchiveCells:
     if problem.archive is None or not len(problem.archive):
         own = (
             f" (those of {problem.workload}, the one asked about, do not count)" if problem.workload is not None else ""
@@ -181,27 +186,26 @@ class ColumnMean:
             Without an archive of runs on the candidates.
         """
         cells = archive_cells(problem)
-        level, column, residual = additive(cells.log_runtime, cells.bound)
+        level, column, scatter, covariance = _typical(problem)
         seen = measured(problem, runs)
-        has = (seen.count > 0) & np.isfinite(column)
-        scatter = float(np.hypot(pooled_spread(residual), NOISE_PRIOR))
+        known = np.isfinite(column)
+        has = (seen.count > 0) & known
         if has.any():
             own = float((seen.log_runtime[has] - column[has]).mean())
-            spread = scatter * np.sqrt(1.0 + 1.0 / has.sum() + _unsure(cells, has))
+            spread = scatter * np.sqrt(1.0 + 1.0 / has.sum() + _unsure(covariance, has, known))
             warnings: tuple[str, ...] = ()
         else:
             own, levels = float(np.mean(level)), max(LEVEL_SPREAD, float(np.std(level)))
             stopped = np.flatnonzero(np.isfinite(seen.censored_log) & np.isfinite(column))
             around = np.full(len(stopped), scatter)
             own, levels = level_above(own, levels, column[stopped], around, seen.censored_log[stopped])
-            spread = np.hypot(scatter * np.sqrt(1.0 + _unsure(cells, np.isfinite(column))), levels)
+            spread = np.hypot(scatter * np.sqrt(1.0 + _unsure(covariance, known, known)), levels)
             where = "on any candidate at this input" if len(runs.completed) else "on any candidate"
             unrun = (
                 f"the workload itself has no completed run {where}: runtimes are those of the archive's typical "
                 "workload, and only their order means anything"
             )
             warnings = (unrun,)
-        known = np.isfinite(column)
         base = nothing_known(problem)
         prediction = replace(
             base,
@@ -264,23 +268,34 @@ def _laplacian(used: npt.NDArray[np.bool_]) -> Array:
     return result
 
 
-def _unsure(cells: ArchiveCells, at: npt.NDArray[np.bool_]) -> Array:
-    """Variance of each column less the mean of the columns `at`, in s²: (e − w)ᵀ L⁺ (e − w); NaN for an empty column.
+def _typical(problem: Problem) -> tuple[Array, Array, float, Array]:
+    cells = archive_cells(problem)
+    return kept(problem, "column mean", lambda: _fitted(cells))
 
-    Of more than SOLVED columns L is taken for its diagonal: what links them is then seldom one run.
+
+def _fitted(cells: ArchiveCells) -> tuple[Array, Array, float, Array]:
+    """Levels, columns, scatter s of a cell, and L⁺, how little the columns are known, in s²: of the columns that were run.
+
+    Of more than SOLVED columns L is taken for its diagonal, (columns,): what links them is then seldom one run.
     """
+    level, column, residual = additive(cells.log_runtime, cells.bound)
+    scatter = float(np.hypot(pooled_spread(residual), NOISE_PRIOR))
     have = np.isfinite(cells.log_runtime)
-    used = have | (np.isfinite(cells.bound) & have.any(axis=1, keepdims=True))
-    ran = used.any(axis=0)
-    w = at[ran] / at.sum()
-    found = np.full(used.shape[1], np.nan)
-    if len(w) > SOLVED:
-        each = 1.0 / used[:, ran].sum(axis=0)
-        found[ran] = each * (1.0 - 2.0 * w) + (w**2 * each).sum()
-        return found
-    laplacian = _laplacian(used[:, ran])
-    covariance = np.linalg.inv(laplacian + 1.0 / len(laplacian))  # as e − w sums to 0, and the archive is of one part
-    found[ran] = np.diag(covariance) - 2.0 * covariance @ w + w @ covariance @ w
+    used = (have | (np.isfinite(cells.bound) & have.any(axis=1, keepdims=True)))[:, np.isfinite(column)]
+    if used.shape[1] > SOLVED:
+        return level, column, scatter, 1.0 / used.sum(axis=0)
+    laplacian = _laplacian(used)
+    covariance = np.asarray(np.linalg.inv(laplacian + 1.0 / len(laplacian)), dtype=float)
+    return level, column, scatter, covariance
+
+
+def _unsure(covariance: Array, at: npt.NDArray[np.bool_], ran: npt.NDArray[np.bool_]) -> Array:
+    """Variance of each column less the mean of the columns `at`, in s²: (e − w)ᵀ L⁺ (e − w); NaN for an empty column."""
+    w, found = at[ran] / at.sum(), np.full(len(ran), np.nan)
+    if covariance.ndim == 1:
+        found[ran] = covariance * (1.0 - 2.0 * w) + (w**2 * covariance).sum()
+    else:  # e − w sums to 0, and the archive is of one part
+        found[ran] = np.diag(covariance) - 2.0 * covariance @ w + w @ covariance @ w
     return found
 
 
@@ -322,7 +337,7 @@ class BestFixed:
             usd = np.full(y.shape[1], np.inf)
             np.fmin.at(usd, offers.configuration, prices.usd_per_hour * offers.nodes)
             value = y + np.log(usd)
-        level, _, _ = additive(y, cells.bound)
+        level = _typical(problem)[0]
         normalised = np.where(np.isfinite(value), value - level[:, None], np.nan)
         seen = np.isfinite(normalised).sum(axis=0)
         mean = np.nansum(np.nan_to_num(normalised), axis=0) / np.maximum(seen, 1) - np.log(cells.completing)
