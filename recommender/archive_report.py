@@ -15,7 +15,8 @@ from recommender.models import configuration_rows
 from recommender.models.archive import CONTRADICTION, listed
 from recommender.models.noted import archive_units
 from recommender.models.unusual import FEWEST
-from recommender.runs import Runs, counted, shared_names
+from recommender.runs import Runs, shared_names
+from recommender.units import counted
 
 SAME = 3
 """Cells that two workloads must share, to the last digit, to be one workload under two names; one more up to a factor."""
@@ -142,12 +143,28 @@ def _added_twice(archive: Archive) -> list[str]:
     keys = ["workload", "instance_type", "node_count", "runtime_s", *archive.runs.inputs, *archive.runs.params]
     again = frame[frame.groupby(keys, dropna=False)["source"].transform("nunique") > 1]
     if not len(again):
-        return []
+        return _occurring_twice(archive.runs.frame)
     runs, names = counted(len(again.drop_duplicates(keys)), "run"), listed(again["workload"].to_numpy(object))
     said = (
         f"{runs} of {names}, the same to the last digit, came from several sources "
         f"({listed(again['source'].to_numpy(object))}): repetitions that are none make runtimes look steadier than they are; "
         "recommender archive remove NAME --source S takes one out"
+    )
+    return [said]
+
+
+def _occurring_twice(frame: pd.DataFrame) -> list[str]:
+    """Rows that are others anew, where most repetitions are such: runtimes noted coarsely may repeat by themselves."""
+    again = frame.duplicated()
+    cells = frame[
+        ["workload", "instance_type", "node_count", *(c for c in frame if str(c).startswith(("input.", "param.")))]
+    ]
+    if int(again.sum()) < SAME or 2 * int(again.sum()) < int(cells.duplicated().sum()):
+        return []
+    names = listed(frame.loc[again, "workload"].to_numpy(object))
+    said = (
+        f"{counted(int(again.sum()), 'row')} of {names} repeat another in every column: repetitions that are none make runtimes "
+        "look steadier than they are; were they joined twice?"
     )
     return [said]
 

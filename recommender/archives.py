@@ -19,9 +19,10 @@ import pandas as pd
 from recommender.errors import InputError, InsufficientEvidenceError, RecommenderError, UnknownNameError, did_you_mean
 from recommender.models.archive import NOTHING_LEFT, Archived, archived, listed
 from recommender.problem import Problem, build_problem, empty_runs
-from recommender.runs import Runs, counted, read_runs
+from recommender.runs import Runs, read_runs
 from recommender.table_files import locked, replace_table, write_table
 from recommender.tables import RUNS, Column, read_table
+from recommender.units import counted
 
 ARCHIVES_VARIABLE = "RECOMMENDER_ARCHIVES"
 NAME = r"[\w][\w.+-]{0,99}"

@@ -23,6 +23,7 @@ from recommender.recommendation import Considered, NextRun, Recommendation
 from recommender.runs import Runs
 from recommender.search.bandit import restricted
 from recommender.threads import single_threaded
+from recommender.units import counted
 
 ARMS = ("prior", "column-mean", "best-fixed", "ernest")
 """What is weighed on the archive, the default first."""
@@ -138,7 +139,7 @@ class Auto:
         """The table without its last row."""
         here = int((measured(problem, runs).count > 0).sum())
         if here >= MINIMUM_POINTS:
-            return Choice("prior", f"{here} candidates were measured at the input asked about", "prior")
+            return Choice("prior", f"measured at the input asked about: {counted(here, 'candidate')}", "prior")
         points, lacking = distinct_points(problem, runs)
         seen = f"completed runs at {points} distinct points of scale and vCPUs"
         if not len(runs):
@@ -155,7 +156,7 @@ class Auto:
                 "ernest",
             )
         if here:
-            return Choice("prior", f"{here} candidates were measured at the input asked about", "prior")
+            return Choice("prior", f"measured at the input asked about: {counted(here, 'candidate')}", "prior")
         short = f"{seen} are fewer than the {MINIMUM_POINTS} a scaling model needs"
         if _archive(problem):
             return Choice("prior", f"{short}, but other workloads were run on the candidates", "prior")

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from recommender.candidates import Configuration, Exclusion
+from recommender.units import counted
 
 if TYPE_CHECKING:
     from recommender.models import Prediction
@@ -163,7 +164,7 @@ class Basis:
     def sentence(self) -> str:
         """The same in words."""
         of = f"{self.runs} of the workload's {self.runs_of_workload} completed runs"
-        others = f", {self.other_workloads} other workloads'" if self.other_workloads else ""
+        others = f", {counted(self.other_workloads, 'other workload')}" if self.other_workloads else ""
         return f"{self.configuration} is {self.evidence} ({of}{others})"
 
 

@@ -124,11 +124,6 @@ def some(names: Iterable[str], most: int = 5) -> str:
     return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
 
 
-def counted(number: int, what: str) -> str:
-    """A number of things, in words: 1 run, 2 runs."""
-    return f"{number:,} {what}{'' if number == 1 else 's'}"
-
-
 def ranks(frame: pd.DataFrame, columns: list[str]) -> npt.NDArray[np.intp]:
     """Rank of each cell among its column's different values, (rows, columns); what is missing is one value, the last."""
     found = np.empty((len(frame), len(columns)), dtype=np.intp)

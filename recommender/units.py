@@ -82,3 +82,8 @@ def format_usd(usd: float) -> str:
 def _significant(value: float) -> str:
     """Return a value in (0, 1) with three significant digits, without an exponent."""
     return f"{value:.{2 - math.floor(math.log10(value))}f}"
+
+
+def counted(number: int, what: str) -> str:
+    """A number of things, in words: 1 run, 2 runs."""
+    return f"{number:,} {what}{'' if number == 1 else 's'}"

@@ -284,6 +284,19 @@ class TestChecking:
         (said,) = check(archives.add("jobs", again, licence="MIT")).problems
         assert said.startswith(f"{len(POOL)} runs of w003, the same to the last digit, came from several sources (a.p")
 
+    def test_names_rows_that_occur_twice_in_one_source(self, store: Path, tmp_path: Path) -> None:
+        frame = planted(workloads=20)
+        said, _ = self.report(store, tmp_path, pd.concat([frame, frame], ignore_index=True))
+        assert said.startswith(
+            f"{len(frame)} rows of w000, w001, w002, w003, w004 and 15 more repeat another in every column"
+        )
+
+    def test_repetitions_noted_coarsely_are_not_called_copies(self, store: Path, tmp_path: Path) -> None:
+        frame = pd.concat([planted(workloads=20)] * 3, ignore_index=True)
+        noise = np.exp(np.random.default_rng(0).normal(0, 0.1, len(frame)))
+        said, _ = self.report(store, tmp_path, frame.assign(runtime_s=(frame["runtime_s"] * noise).round()))
+        assert said == ""
+
     def test_says_that_nothing_is_learnt_where_no_run_completed(self, store: Path, tmp_path: Path) -> None:
         failed = planted(workloads=3).assign(status="failed")
         found = check(Archives().add("jobs", saved(tmp_path / "runs.parquet", failed), licence="MIT"))

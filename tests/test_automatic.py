@@ -121,7 +121,9 @@ class TestTheTable:
         problem, runs = other.ask(case().start.head(1))
         choice = auto().choose(problem, runs)
         assert (choice.name, choice.considered) == ("prior", ())
-        with pytest.raises(InsufficientEvidenceError, match="nothing can be transferred"):
+        with pytest.raises(
+            InsufficientEvidenceError, match="nothing is learnt from the archive: it ran another, and none"
+        ):
             strategy("column-mean").recommend(problem, runs)
 
     @pytest.mark.parametrize("name", ["auto", "prior"])

@@ -49,8 +49,17 @@ def test_without_repetitions_in_three_workloads_nothing_is_learnt() -> None:
     assert told_by(Runs.from_frame(repeated([0.3] * 2, 5))) == (NOISE_PRIOR, NOISE_PRIOR_DOF)
 
 
-def test_repetitions_that_never_differ_are_not_believed() -> None:
-    assert told_by(Runs.from_frame(repeated([0.0] * 9, 3)))[0] == LEAST
+def test_repetitions_that_never_differ_tell_nothing() -> None:
+    assert told_by(Runs.from_frame(repeated([0.0] * 9, 3))) == (NOISE_PRIOR, NOISE_PRIOR_DOF)
+    assert told_by(Runs.from_frame(repeated([1e-5] * 9, 3)))[0] == LEAST
+
+
+def test_rows_that_occur_twice_make_nothing_look_steadier() -> None:
+    once = repeated([0.2] * 9, 3)
+    twice = pd.concat([once, once], ignore_index=True)
+    assert told_by(Runs.from_frame(twice)) == told_by(Runs.from_frame(once))
+    single = repeated([0.2] * 9, 1)
+    assert told_by(Runs.from_frame(pd.concat([single, single], ignore_index=True))) == (NOISE_PRIOR, NOISE_PRIOR_DOF)
 
 
 def test_own_repetitions_are_weighed_by_degrees_of_freedom() -> None:

@@ -32,7 +32,7 @@ def add_command(
     """
     from recommender.archive_report import check
     from recommender.archives import Archives
-    from recommender.runs import counted
+    from recommender.units import counted
 
     archive = Archives(store).add(name, table, licence=licence, label=source, again=replace)
     typer.echo(f"{name}: {counted(len(archive.runs), 'run')} of {counted(len(archive.runs.workloads), 'workload')}")
@@ -53,7 +53,7 @@ def remove_command(
     """
     from recommender.archives import Archives
     from recommender.errors import InputError
-    from recommender.runs import counted
+    from recommender.units import counted
 
     archives, unread = Archives(store), ""
     try:
@@ -118,7 +118,7 @@ def check_command(name: Name, form: FormatOption = Format.TABLE, store: Store = 
     """Report coverage, outliers, units that look wrong and workloads that occur twice."""
     from recommender.archive_report import check
     from recommender.archives import Archives
-    from recommender.runs import counted
+    from recommender.units import counted
 
     report = check(Archives(store).open(name))
     if form is Format.JSON:
@@ -147,10 +147,11 @@ def export_command(
 ) -> None:
     """Write an archive to a file."""
     from recommender.archives import Archives, export
+    from recommender.units import counted
 
     archive = Archives(store).open(name)
     export(archive, out, plain=plain)
-    typer.echo(f"{len(archive.runs)} runs written to {out}", err=True)
+    typer.echo(f"{counted(len(archive.runs), 'run')} written to {out}", err=True)
 
 
 def _print(rows: list[dict[str, object]], columns: list[str], form: Format) -> None:

@@ -21,7 +21,7 @@ from recommender.models.noise import NOISE_PRIOR as NOISE_PRIOR
 from recommender.models.noise import NOISE_PRIOR_DOF, repetition_noise
 from recommender.problem import Problem
 from recommender.runs import Runs
-from recommender.units import format_duration
+from recommender.units import counted, format_duration
 
 if TYPE_CHECKING:
     from recommender.models.mixture import Mixture
@@ -220,10 +220,10 @@ def with_measurements(prediction: Prediction, problem: Problem, runs: Runs) -> P
     bad = ~has & (seen.survived == 0) & (seen.lost > 0)
     code = np.int16(len(prediction.reasons) + 1)
     sentence = (
-        f"every run of {int(bad.sum())} configurations at this input, or from some smaller one on, failed or was stopped "
+        f"every run of {counted(int(bad.sum()), 'configuration')} at this input, or from some smaller one on, failed or was stopped "
         "at its time limit"
         if scale_column(runs.inputs)
-        else f"every run of {int(bad.sum())} configurations failed or was stopped at its time limit"
+        else f"every run of {counted(int(bad.sum()), 'configuration')} failed or was stopped at its time limit"
     )
     share = (seen.survived + 1) / (seen.survived + seen.lost + 1)
     return Prediction(

@@ -24,13 +24,14 @@ import pandas as pd
 
 from recommender.errors import InsufficientEvidenceError
 from recommender.models import Array, configuration_rows, measured
-from recommender.models.contexts import CONFOUNDED, UNLINKED, apart, contexts
+from recommender.models.contexts import apart, contexts
 from recommender.models.counters import Counters, out_of_proportion, proportion
 from recommender.models.kept import kept
 from recommender.models.unusual import FEWEST, MAD, SCATTER, lonely, unusual
 from recommender.models.yardsticks import ArchiveCells, additive, archive_cells
 from recommender.problem import Problem
-from recommender.runs import Runs, counted, some
+from recommender.runs import Runs, some
+from recommender.units import counted
 
 CONTRADICTION = float(np.log(10.0))
 """Least difference of ln(runtime) between repetitions, or of a cell from the additive model, that is left out."""
@@ -133,8 +134,7 @@ def believable(problem: Problem, runs: Runs | None = None) -> tuple[Problem, tup
             said = tuple(dict.fromkeys((*said, *parts)))
             a = archived(problem)
         except InsufficientEvidenceError as error:
-            told = str(error).startswith((NOTHING_LEFT, CONFOUNDED, UNLINKED))
-            return problem, (*said, str(error) if told else _elsewhere(problem))
+            return problem, (*said, str(error))
         not_compared = a.cells.said
         if not a.warnings:
             break
@@ -172,18 +172,6 @@ def _part(problem: Problem, part: npt.NDArray[np.intp], k: int) -> Runs:
     row = configuration_rows(problem, problem.archive.frame)
     of = np.where(row >= 0, part[row], -1)
     return Runs(problem.archive.frame[(of == k) | (of < 0)].reset_index(drop=True))
-
-
-def _elsewhere(problem: Problem) -> str:
-    """That the archive completed no run of a candidate, in words."""
-    assert problem.archive is not None
-    ran = problem.archive.frame["instance_type"].unique()
-    candidates = set(problem.configurations["instance_type"])
-    if candidates.isdisjoint(ran):
-        why = f"it ran {listed(ran)}, and none of these types is a candidate"
-    else:
-        why = "none of its completed runs is of a candidate (same instance type, node count and parameters)"
-    return f"nothing is learnt from the archive: {why}"
 
 
 def _left(problem: Problem, a: Archived) -> Runs:

@@ -26,6 +26,7 @@ from recommender.models import configuration_rows
 from recommender.models.kept import kept
 from recommender.problem import Problem
 from recommender.runs import Runs
+from recommender.units import counted
 
 LIKE = 1.25
 """Inputs of a workload that differ by no more than this factor are one where they hardly recur: measured sizes jitter."""
@@ -95,8 +96,8 @@ def _contexts(problem: Problem) -> Contexts:
         keep = keep & ~alone
         if alone.any():
             said.append(
-                f"{int(alone.sum())} runs of the archive are of the only configuration that their workload ran at that input: "
-                "they say nothing of how configurations differ, and are not used"
+                f"{counted(int(alone.sum()), 'run')} of the archive, of the only configuration that their workload ran at that "
+                "input, say nothing of how configurations differ: not used"
             )
     comparing = int(np.count_nonzero(comparisons))
     return Contexts(frame[keep], row[keep], _codes(pd.Series(context[keep])), tuple(said), part, comparing, by_inputs)

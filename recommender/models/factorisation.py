@@ -34,6 +34,7 @@ from recommender.models.kept import kept
 from recommender.models.memory import MemoryLimit
 from recommender.problem import Problem
 from recommender.runs import Runs
+from recommender.units import counted
 
 RANKS = (1, 2, 4, 8)
 """Ranks that are tried."""
@@ -128,10 +129,10 @@ class Collaborative:
         return a.counters.new(frame, place[row]), a.counters.unlike(frame, place[row])
 
     def _remark(self, taught: Taught, y: Array, x: Array, k: int, stopped: int) -> str:
-        runs = f"folded in by {k} configuration{'s' if k != 1 else ''} measured" if k else "none of its own runs used"
+        runs = f"folded in by {counted(k, 'configuration')} measured" if k else "none of its own runs used"
         if stopped:
             runs = f"{f'{runs}, at' if k else 'at'} least what {stopped} stopped at a time limit say{'s' if stopped == 1 else ''}"
-        said = f"{taught.name} of {taught.archive.workloads} other workloads, {runs}"
+        said = f"{taught.name} of {counted(taught.archive.workloads, 'other workload')}, {runs}"
         described = getattr(taught.folded, "remark", None)
         more = described(y, x) if described is not None and k else ""
         return f"{said}; {more}" if more else said
@@ -143,7 +144,7 @@ class Collaborative:
         judged, mean = taught.judged, column_mean()[0]
         if not judged.counts:
             count = taught.archive.workloads
-            few = f"the archive holds {count} workload{'s' if count != 1 else ''}"
+            few = f"the archive holds {counted(count, 'workload')}"
             if count >= FEWEST_WORKLOADS:
                 few += f", too few of which ran {REFERENCES + 1} configurations or more"
             said.append(

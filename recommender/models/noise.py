@@ -53,10 +53,14 @@ def told_by(archive: Runs) -> tuple[float, float]:
 
 
 def _within(runs: Runs, by: list[str]) -> tuple[Array, Array]:
-    """Sum of squares of ln(runtime) about the means of repetitions, and degrees of freedom, of each of the groups `by`."""
-    done = (runs.frame["status"] == "completed").to_numpy()
-    log_t = np.log(runs.frame["runtime_s"].to_numpy(float)[done])
-    keys = ranks(runs.frame, [*by, "instance_type", "node_count", "vcpus", *runs.inputs, *runs.params])[done]
+    """Sum of squares of ln(runtime) about the means of repetitions, and degrees of freedom, of each of the groups `by`.
+
+    Repetitions of one runtime to the last digit count once: such a row is a copy, or says as much as its rounding.
+    """
+    frame = runs.completed
+    keys = ranks(frame, [*by, "instance_type", "node_count", "vcpus", *runs.inputs, *runs.params, "runtime_s"])
+    keys, first = np.unique(keys, axis=0, return_index=True)
+    log_t, keys = np.log(frame["runtime_s"].to_numpy(float)[first]), keys[:, :-1]
     cells, cell, count = np.unique(keys, axis=0, return_inverse=True, return_counts=True)
     residual = log_t - (np.bincount(cell, log_t) / count)[cell]
     group = (

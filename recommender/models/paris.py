@@ -51,6 +51,7 @@ from recommender.models.unusual import SCATTER
 from recommender.models.yardsticks import LEVEL_SPREAD
 from recommender.problem import Problem
 from recommender.runs import Runs
+from recommender.units import counted
 
 LEAST = 1e-4
 """Least variance of ln(runtime) that a forest is believed to leave."""
@@ -299,7 +300,7 @@ def remarks(a: Archived, taught: Taught, runs: Runs, k: int, names: tuple[str, .
     said = []
     if a.workloads < FEWEST_WORKLOADS:
         said.append(
-            f"the archive holds {a.workloads} workload{'s' if a.workloads != 1 else ''}: nothing says how workloads differ, "
+            f"the archive holds {counted(a.workloads, 'workload')}: nothing says how workloads differ, "
             "so the new one is taken to be like the average of them, and the spread is assumed"
         )
     elif taught.worse:

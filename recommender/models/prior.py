@@ -41,6 +41,7 @@ from recommender.models.mixture import Bases, Component, Evidence, Rows, conditi
 from recommender.models.yardsticks import ArchiveCells, additive, archive_cells
 from recommender.problem import Problem
 from recommender.runs import Runs
+from recommender.units import counted
 
 LAWS = 512
 ROUGH = (0.05, 0.12, 0.3)
@@ -295,7 +296,7 @@ class LearnedPrior:
             latent = np.hypot(latent, unknown)
             warnings = (UNRUN,)
         says = f"weighed: scaling laws {1 - share:.0%}" + (
-            f", archive of {prior.workloads} workloads {share:.0%}" if prior.workloads else ""
+            f", archive of {counted(prior.workloads, 'workload')} {share:.0%}" if prior.workloads else ""
         )
         remark, plausible = base.binding, _plausible(prior, evidence)
 

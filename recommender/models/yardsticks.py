@@ -33,7 +33,8 @@ from recommender.models.kept import kept
 from recommender.models.memory import MemoryLimit
 from recommender.pricing import price_option
 from recommender.problem import Problem
-from recommender.runs import Runs
+from recommender.runs import Runs, some
+from recommender.units import counted
 
 # Spread of ln(runtime) of a workload that was never run, about the level of the archive: a factor of e either way.
 LEVEL_SPREAD = 1.0
@@ -80,9 +81,9 @@ class ArchiveCells:
         has = np.isfinite(self.log_runtime[:, i])
         stopped = np.unique(self.workload[~has & np.isfinite(self.bound[:, i])]).size
         lost = int(self.runs[i] - self.completed[i])
-        said = f"mean of {np.unique(self.workload[has]).size} other workloads"
+        said = f"mean of {counted(np.unique(self.workload[has]).size, 'other workload')}"
         said += f", and {stopped} stopped at a time limit" if stopped else ""
-        return said + (f"; {lost} of their {self.runs[i]:.0f} runs did not complete" if lost else "")
+        return said + (f"; {lost} of their {counted(int(self.runs[i]), 'run')} did not complete" if lost else "")
 
 
 def archive_cells(problem: Problem) -> ArchiveCells:
@@ -111,10 +112,7 @@ def _archive_cells(problem: Problem) -> ArchiveCells:
     frame, row = frame[row >= 0], row[row >= 0]
     done = (frame["status"] == "completed").to_numpy()
     if not done.any():
-        raise InsufficientEvidenceError(
-            "no completed run of the archive is of a candidate (same instance type, node count and parameters); "
-            "nothing can be transferred"
-        )
+        raise InsufficientEvidenceError(_elsewhere(problem))
     completed, every = (np.bincount(r, minlength=len(problem.configurations)).astype(float) for r in (row[done], row))
     frame, row, context, said, *_ = contexts(problem)
     done = (frame["status"] == "completed").to_numpy()
@@ -139,6 +137,20 @@ def _archive_cells(problem: Problem) -> ArchiveCells:
         application=frame["application"].groupby(context).min().to_numpy(object),
         said=said,
     )
+
+
+def _elsewhere(problem: Problem) -> str:
+    """That the archive completed no run of a candidate, in words."""
+    assert problem.archive is not None
+    done = problem.archive.completed
+    ran = done["instance_type"].unique()
+    if not len(done):
+        why = f"none of its {counted(len(problem.archive), 'run')} completed"
+    elif set(problem.configurations["instance_type"]).isdisjoint(ran):
+        why = f"it ran {some(ran)}, and none of these types is a candidate"
+    else:
+        why = "none of its completed runs is of a candidate (same instance type, node count and parameters)"
+    return f"nothing is learnt from the archive: {why}"
 
 
 @dataclass(frozen=True)
