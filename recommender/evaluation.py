@@ -47,6 +47,10 @@ SEED_FREE = ("column-mean", "best-fixed", "price-only", "prior", "selecta", "qua
 """Strategies whose replies do not depend on the seed: the same runs are not asked about twice."""
 SEEDS_PER_TASK = 5
 """Episodes that a worker computes before it reports, and that an interruption may cost."""
+ALONE = (
+    "each workload is an application of its own (there is no application column, or it names no two workloads alike): archives hold "
+    "every other workload, sizes of the same program too if there are any"
+)
 
 
 @dataclass(frozen=True, eq=False)
@@ -224,7 +228,9 @@ def plan(
     sentences = dict.fromkeys(s for world in worlds for s in world.left_out)
     counts = {s: [world.left_out[s] for world in worlds if s in world.left_out] for s in sentences}
     left_out = [f"{sum(n)} {s} (in {len(n)} of {len(worlds)} workloads)" for s, n in counts.items()]
-    notes = (*(f"left out: {error}" for error in skipped), *left_out, *leakage(worlds))
+    alone = group_by == "application" and bool((runs.frame["application"] == runs.frame["workload"]).all())
+    grouped = (ALONE,) if alone and len(worlds) > 1 else ()
+    notes = (*(f"left out: {error}" for error in skipped), *left_out, *grouped, *leakage(worlds))
     return Evaluation(tuple(worlds), chosen, seeds, steps, identity, notes)
 
 

@@ -110,9 +110,17 @@ class TestTheGrid:
         frame = table(("bad", "a", 1, 5.0, "failed", None))
         made = plan(frame, candidates=CANDIDATES, steps=1, seeds=1)
         assert [w.problem.workload for w in made.worlds] == ["one", "two"]
-        assert made.notes == ("left out: no recorded run of bad on a candidate completed: there is nothing to find",)
+        assert made.notes[0] == "left out: no recorded run of bad on a candidate completed: there is nothing to find"
         with pytest.raises(InputError, match="no recorded run of bad"):
             plan(frame, candidates=CANDIDATES, workloads=["bad"])
+
+    def test_says_that_without_applications_archives_hold_other_sizes_of_a_program(self) -> None:
+        def notes(frame: pd.DataFrame, **options: Any) -> tuple[str, ...]:
+            return plan(frame, candidates=CANDIDATES, steps=1, seeds=1, **options).notes
+
+        assert [note.startswith("each workload is an application of its own") for note in notes(table())] == [True]
+        assert notes(table(), group_by="workload") == ()
+        assert notes(table().assign(application="sort")) == ()
 
     @pytest.mark.parametrize(
         ("options", "words"),
