@@ -1,4 +1,4 @@
-"""Collaborative filtering on Lumos, as markdown: how close to the best after 1, 2, 3 runs; sparse archives; speed.
+"""Collaborative filtering on Lumos, as markdown: how close to the best after 1, 2, 3 runs; intervals; sparse archives; speed.
 
     python tools/bench_filtering.py [--mirror DIR] [--quick]
 
@@ -22,6 +22,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
+from scipy.stats import norm
 
 from recommender.archives import Archives
 from recommender.datasets import fetch_dataset
@@ -67,10 +68,14 @@ def references(problem: Problem, own: npt.NDArray[np.bool_]) -> list[int]:
 
 def measure(
     frame: pd.DataFrame, pool: pd.DataFrame, by: str, objective: Objective, *, keep: float = 1.0, use: int | None = None
-) -> tuple[Losses, dict[str, int]]:
-    """Regret by (strategy, fold-in runs), and how often each model was switched off, over `use` folds (None: all)."""
+) -> tuple[Losses, dict[str, float], Losses]:
+    """Regret and share of runs within the 80 % interval by (strategy, fold-in runs), over `use` folds (None: all).
+
+    Between them how often each model was switched off. Intervals are judged on the workload's runs of what was not folded in.
+    """
     found: Losses = defaultdict(list)
-    off: dict[str, int] = defaultdict(int)
+    covered: Losses = defaultdict(list)
+    off: dict[str, float] = defaultdict(float)
     rng = np.random.default_rng(0)
     cells = frame[["workload", "instance_type"]].drop_duplicates()
     cells = cells[rng.random(len(cells)) < keep]
@@ -105,13 +110,18 @@ def measure(
                     for name, model in made.items():
                         if label and name != "column mean":
                             continue
-                        value = model.predict(asked, told).log_runtime + price
+                        belief = model.predict(asked, told)
+                        value = belief.log_runtime + price
+                        other = ~np.isin(row, chosen[:k])
+                        off_by = (log_t - belief.log_runtime[row])[other] / belief.spread[row[other]]
+                        off_by = off_by[np.isfinite(off_by)]
+                        covered[name + label, k].append(float(np.mean(np.abs(off_by) < norm.ppf(0.9))))
                         best = int(np.where(np.isfinite(truth) & np.isfinite(value), value, np.inf).argmin())
                         found[name + label, k].append(float(truth[best] - truth.min()))
                     seen = np.log(told.frame["runtime_s"].to_numpy()) + price[chosen[:k]]
                     best = chosen[int(seen.argmin())]  # by the runs it was told of, as everybody
                     found["best measured" + label, k].append(float(truth[best] - truth.min()))
-    return found, off
+    return found, off, covered
 
 
 def row(label: str, found: Losses, name: str) -> str:
@@ -123,13 +133,15 @@ def row(label: str, found: Losses, name: str) -> str:
     return f"| {label} | {name} | {len(found[name, 1])} | {' | '.join(cells)} |"
 
 
-def table(label: str, found: Losses, off: dict[str, int], folds_: int) -> list[str]:
+def table(label: str, found: Losses, off: dict[str, float], covered: Losses, folds_: int) -> list[str]:
     """Rows of all strategies of one pool."""
     names = list(dict.fromkeys(name for name, _ in found))
     order = [*models(), "best measured", "column mean, runs at random", "best measured, runs at random"]
     lines = [row(label, found, name) for name in order if name in names]
     switched = ", ".join(f"{name} {off[name]:.1f} of {folds_}" for name in ("selecta", "quasar", "neighbours"))
-    return [*lines, f"| {label} | *switched off in favour of the column mean* | | {switched} | | |"]
+    lines.append(f"| {label} | *switched off in favour of the column mean* | | {switched} | | |")
+    within = [", ".join(f"{name} {np.mean(covered[name, k]):.0%}" for name in models()) for k in COUNTS]
+    return [*lines, f"| {label} | *runs within the 80 % interval* | | {' | '.join(within)} |"]
 
 
 HEAD = [
@@ -270,10 +282,9 @@ def main() -> None:
     sparse = parts["aws"] if given.quick else pool
     print("\n### Sparse archives: runtime, held out by application\n\n" + "\n".join(HEAD))
     for keep in (0.1, 0.2, 0.4):
-        found, off = measure(frame, sparse, "application", "runtime", keep=keep, use=use)
-        print(
-            "\n".join(table(f"{keep:.0%} of the cells", found, off, len(folds(frame, "application")[:use]))), flush=True
-        )
+        measured = measure(frame, sparse, "application", "runtime", keep=keep, use=use)
+        count = len(folds(frame, "application")[:use])
+        print("\n".join(table(f"{keep:.0%} of the cells", *measured, count)), flush=True)
 
 
 if __name__ == "__main__":
