@@ -15,11 +15,13 @@ import numpy as np
 import pandas as pd
 import pytest
 from strategy_contract import Case, synthetic
+from typer.testing import CliRunner
 
 from recommender import store as store_module
 from recommender import strategies as strategies_module
 from recommender.candidates import Configuration
 from recommender.catalogue import TypeFilter
+from recommender.cli import app
 from recommender.datasets import fetch_dataset
 from recommender.errors import InputError, RecommenderError, UnknownNameError
 from recommender.pending import batch, with_pending
@@ -126,6 +128,22 @@ def test_a_study_opened_again_for_every_call_asks_as_one_that_never_stopped(
             mine = pd.concat(parts, ignore_index=True)
     assert asked == wanted
     assert asked or (data, name) in (("scout", "ernest"), ("scout", "column-mean"))
+
+
+@pytest.mark.parametrize(
+    ("store", "hint"), [(None, "next: recommender study ask s\n"), ("a b.db", "ask s --store 'a b.db'\n")]
+)
+def test_a_new_study_says_how_it_is_asked(
+    tmp_path: Path, store: str | None, hint: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("RECOMMENDER_STORE", "other.db")
+    pool().to_csv("pool.csv", index=False)
+    options = ["--store", store] if store else []
+    said = CliRunner().invoke(
+        app, ["study", "create", "s", "--candidates", "pool.csv", "--strategy", "random", *options]
+    )
+    assert said.stdout.endswith(hint)
 
 
 def test_two_processes_ask_as_one_would(path: Path, tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ import csv
 import inspect
 import io
 import json
+import shlex
 from collections.abc import Callable, Iterable
 from enum import StrEnum
 from pathlib import Path
@@ -37,6 +38,11 @@ class Status(StrEnum):
     TIMED_OUT = "timed_out"
 
 
+def named(name: str, store: Path | None) -> str:
+    """A study as the words of a command name it."""
+    return shlex.join([name, *(["--store", str(store)] if store else [])])
+
+
 def name_first(command: Callable[..., None]) -> Callable[..., None]:
     """Put the argument `name` before the others on the command line."""
     signature = inspect.signature(command)
@@ -60,7 +66,7 @@ def create(asked: Asked, name: Name, strategy: StrategyName = "auto", store: Sto
     problem, runs = study.evidence()
     typer.echo(
         f"study {name} in {study.store.path}: {len(problem.configurations):,} configurations, {len(runs)} runs known, "
-        f"strategy {strategy}; next: recommender study ask {name}"
+        f"strategy {strategy}; next: recommender study ask {named(name, store)}"
     )
 
 

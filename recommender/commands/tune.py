@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 import typer
 
 from recommender.commands.options import PROBLEM_DEFAULTS, Asked, Format, FormatOption, StrategyName, asks
-from recommender.commands.study import StoreFile, in_words, run_label
+from recommender.commands.study import StoreFile, in_words, named, run_label
 from recommender.errors import InputError, RecommenderError, UnknownNameError
 from recommender.units import format_duration, format_usd, parse_duration
 
@@ -90,13 +90,15 @@ def tune(
                 on_end=reporter.ended,
             )
     except KeyboardInterrupt:
-        _note(f"interrupted; what was told is kept; go on with: recommender tune --study {shlex.quote(name)}")
+        _note(f"interrupted; what was told is kept; go on with: recommender tune --study {named(name, store)}")
         raise typer.Exit(130) from None
     facts = opened.summary()
     if form is Format.JSON:
         typer.echo(json.dumps({**facts, "stopped": tuned.reason}, indent=2, allow_nan=False, ensure_ascii=False))
     else:
-        typer.echo(f"stopped: {tuned.reason}\n{in_words(facts)}\nnext: recommender study recommend {shlex.quote(name)}")
+        typer.echo(
+            f"stopped: {tuned.reason}\n{in_words(facts)}\nnext: recommender study recommend {named(name, store)}"
+        )
     if tuned.runs and not tuned.completed:
         why = f"; the last one: {tuned.last_failure}" if tuned.last_failure else ""
         raise RecommenderError(f"none of the {tuned.runs} runs made now completed{why}")
