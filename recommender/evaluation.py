@@ -48,8 +48,8 @@ SEED_FREE = ("column-mean", "best-fixed", "price-only", "prior", "selecta", "qua
 SEEDS_PER_TASK = 5
 """Episodes that a worker computes before it reports, and that an interruption may cost."""
 ALONE = (
-    "each workload is an application of its own (there is no application column, or it names no two workloads alike): archives hold "
-    "every other workload, sizes of the same program too if there are any"
+    "applications are not named, or as workloads are, so each workload is one of its own: archives hold every other workload, sizes "
+    "of the same program too if there are any"
 )
 
 

@@ -51,7 +51,7 @@ def folder(mirror: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     frame = data.runs.frame
     write_runs(Runs(frame[frame["workload"].isin(WORKLOADS)].reset_index(drop=True)), folder / "scout.csv")
     data.candidates.to_csv(folder / "scout-candidates.csv", index=False)
-    table().to_csv(folder / "runs.csv", index=False)
+    table().assign(application=lambda t: "app " + t["workload"]).to_csv(folder / "runs.csv", index=False)
     CANDIDATES.to_csv(folder / "candidates.csv", index=False)
     return folder
 

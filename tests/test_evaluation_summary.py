@@ -118,7 +118,7 @@ class TestTheGrid:
         def notes(frame: pd.DataFrame, **options: Any) -> tuple[str, ...]:
             return plan(frame, candidates=CANDIDATES, steps=1, seeds=1, **options).notes
 
-        assert [note.startswith("each workload is an application of its own") for note in notes(table())] == [True]
+        assert [note.startswith("applications are not named") for note in notes(table())] == [True]
         assert notes(table(), group_by="workload") == ()
         assert notes(table().assign(application="sort")) == ()
 
