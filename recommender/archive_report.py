@@ -137,14 +137,19 @@ def _copies(y: npt.NDArray[np.float64], names: npt.NDArray[np.object_]) -> list[
 
 
 def _added_twice(archive: Archive) -> list[str]:
-    """Runs that several sources hold alike."""
+    """Runs that several sources hold alike, where that is so of most of what they share: some runtimes meet by chance."""
     frame = archive.runs.frame.assign(source=archive.provenance["source"])
     frame = frame[frame["status"] == "completed"]
-    keys = ["workload", "instance_type", "node_count", "runtime_s", *archive.runs.inputs, *archive.runs.params]
-    again = frame[frame.groupby(keys, dropna=False)["source"].transform("nunique") > 1]
-    if not len(again):
+    cell = ["workload", "instance_type", "node_count", *archive.runs.inputs, *archive.runs.params]
+
+    def shared(keys: list[str]) -> tuple[pd.DataFrame, int]:
+        found = frame[frame.groupby(keys, dropna=False)["source"].transform("nunique") > 1]
+        return found, len(found.drop_duplicates(keys))
+
+    again, count = shared([*cell, "runtime_s"])
+    if count < SAME or 2 * count < shared(cell)[1]:
         return _occurring_twice(archive.runs.frame)
-    runs, names = counted(len(again.drop_duplicates(keys)), "run"), listed(again["workload"].to_numpy(object))
+    runs, names = counted(count, "run"), listed(again["workload"].to_numpy(object))
     said = (
         f"{runs} of {names}, the same to the last digit, came from several sources "
         f"({listed(again['source'].to_numpy(object))}): repetitions that are none make runtimes look steadier than they are; "

@@ -284,6 +284,16 @@ class TestChecking:
         (said,) = check(archives.add("jobs", again, licence="MIT")).problems
         assert said.startswith(f"{len(POOL)} runs of w003, the same to the last digit, came from several sources (a.p")
 
+    def test_runs_of_two_sources_that_meet_by_chance_are_not_called_copies(self, store: Path, tmp_path: Path) -> None:
+        frame, archives = planted(workloads=20), Archives()
+        noise = np.exp(np.random.default_rng(0).normal(0, 0.05, len(frame)))
+        archives.add(
+            "jobs", saved(tmp_path / "a.parquet", frame.assign(runtime_s=frame["runtime_s"].round())), licence="MIT"
+        )
+        again = frame.assign(runtime_s=(frame["runtime_s"] * noise).round())
+        assert (again["runtime_s"] == frame["runtime_s"].round()).sum() > 3
+        assert check(archives.add("jobs", saved(tmp_path / "b.parquet", again), licence="MIT")).problems == ()
+
     def test_names_rows_that_occur_twice_in_one_source(self, store: Path, tmp_path: Path) -> None:
         frame = planted(workloads=20)
         said, _ = self.report(store, tmp_path, pd.concat([frame, frame], ignore_index=True))

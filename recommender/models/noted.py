@@ -45,19 +45,19 @@ def own_units(problem: Problem, runs: Runs) -> tuple[str, ...]:
 
 
 def archive_units(problem: Problem) -> tuple[str, ...]:
-    """Of the archive's runs, in words: what they are against each other, their bills, and what jobs take; computed once."""
-    return kept(problem, "units", lambda: _archive_units(problem)) if problem.archive is not None else ()
-
-
-def _archive_units(problem: Problem) -> tuple[str, ...]:
+    """Of the archive's runs, in words: what they are against each other, what jobs take, and against their bills."""
     runs = problem.archive
     if runs is None or not len(runs.completed):
         return ()
+    return (*kept(problem, "units", lambda: _compared(problem, runs)), *billed(problem, runs, "of the archive "))
+
+
+def _compared(problem: Problem, runs: Runs) -> tuple[str, ...]:
     try:
         said = _among(archived(problem))
     except InsufficientEvidenceError:  # what there is to say of such an archive is said where it is looked through
         said = []
-    return (*said, *billed(problem, runs, "of the archive "), *_usual(runs))
+    return (*said, *_usual(runs))
 
 
 def _against_archive(problem: Problem, runs: Runs) -> str:
