@@ -158,6 +158,11 @@ class Archives:
                 new = pd.concat(parts, ignore_index=True)
             made = _split(read_table(new, SCHEMA, name=f"archive {name}"), name)
             _, unusable = looked_through(of_all(made.runs))
+            if not len(made.runs.completed):
+                raise InputError(
+                    f"{source} was not added to archive {name}, in which no run would have completed: nothing can be learnt from "
+                    "failures alone; add them with runs that completed"
+                )
             if unusable.startswith(NOTHING_LEFT):
                 raise InputError(
                     f"{source} was not added to archive {name}, which would be of no use ({unusable}); are both in seconds, and "
@@ -227,10 +232,11 @@ def named_or_table(source: str | Path, store: str | Path | None = None) -> Runs 
     Raises UnknownNameError for what is none of them.
     """
     path = Path(source)
-    if path.exists():
-        return read_archive(path).runs if _has_provenance(path) else path
     archives = Archives(store)
     known = archives.names()
+    # A data set that was fetched leaves a directory of its name, which is no table.
+    if path.exists() and not (path.is_dir() and str(source) in known):
+        return read_archive(path).runs if _has_provenance(path) else path
     if str(source) in known:
         return archives.open(str(source)).runs
     raise UnknownNameError(

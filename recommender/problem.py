@@ -20,7 +20,7 @@ from recommender.inputs import target_inputs
 from recommender.pricing import BY_NAME, DEFAULT_OPTIONS, OptionPrices, PurchaseOption, Usage, price_option
 from recommender.runs import Runs, read_runs, shared_names, some
 from recommender.tables import CANDIDATES, PRICES, read_table
-from recommender.units import format_usd
+from recommender.units import counted, format_usd
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -170,6 +170,12 @@ def build_problem(
     others += [r.without(workload) if workload is not None else r for r in given]
     pool = pd.concat([r.frame for r in others if len(r)], ignore_index=True) if any(len(r) for r in others) else None
     notes = shared_names(others)
+    own = sum(len(r.of(workload)) for r in given) if workload is not None and pool is not None else 0
+    if own:
+        notes.append(
+            f"not used: {counted(own, 'run')} of {workload} in the archive, which is runs of other workloads; what is to count goes "
+            "into the runs table"
+        )
     if local_like is not None and local_like not in set(catalogue.types["family"]):
         raise UnknownNameError(
             f"--local-like {local_like!r} is no family of the catalogue{did_you_mean(local_like, set(catalogue.types['family']))}"

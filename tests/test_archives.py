@@ -12,7 +12,7 @@ from test_selecta import POOL, planted, some
 from typer.testing import CliRunner
 
 from recommender.archive_report import check
-from recommender.archives import Archives, export, named_or_table, read_archive
+from recommender.archives import Archive, Archives, export, named_or_table, read_archive
 from recommender.cli import app
 from recommender.datasets import fetch_dataset
 from recommender.errors import InputError, UnknownNameError
@@ -159,6 +159,24 @@ class TestRemoving:
     def test_without_any_archive_it_says_that_there_is_none(self, store: Path) -> None:
         with pytest.raises(UnknownNameError, match="there is no archive 'jobs'"):
             Archives().remove("jobs")
+
+    def test_refuses_runs_of_which_none_completed_where_there_are_no_others(self, store: Path, tmp_path: Path) -> None:
+        failed = saved(tmp_path / "failed.csv", planted(workloads=3).assign(status="failed"))
+        with pytest.raises(InputError, match=r"failed\.csv was not added to archive jobs.*from failures alone"):
+            Archives().add("jobs", failed)
+        assert Archives().names() == []
+        Archives().add("jobs", saved(tmp_path / "a.parquet", planted(workloads=3)))
+        assert len(Archives().add("jobs", failed).runs) == 2 * len(planted(workloads=3))
+
+    def test_a_directory_of_an_archives_name_does_not_hide_it(
+        self, store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        Archives().add("jobs", saved(tmp_path / "a.parquet", planted(workloads=3)))
+        monkeypatch.chdir(tmp_path)
+        (tmp_path / "jobs").mkdir()
+        (tmp_path / "other").mkdir()
+        assert isinstance(named_or_table("jobs"), Runs)
+        assert named_or_table("other") == Path("other"), "which is read, and refused, as what it is"
 
 
 class TestChecking:
@@ -307,9 +325,11 @@ class TestChecking:
         said, _ = self.report(store, tmp_path, frame.assign(runtime_s=(frame["runtime_s"] * noise).round()))
         assert said == ""
 
-    def test_says_that_nothing_is_learnt_where_no_run_completed(self, store: Path, tmp_path: Path) -> None:
-        failed = planted(workloads=3).assign(status="failed")
-        found = check(Archives().add("jobs", saved(tmp_path / "runs.parquet", failed), licence="MIT"))
+    def test_says_that_nothing_is_learnt_where_no_run_completed(self) -> None:
+        failed = Runs.from_frame(planted(workloads=3).assign(status="failed"))
+        added = pd.Timestamp("2026-01-01", tz="UTC")
+        provenance = pd.DataFrame({"source": "a", "licence": "MIT", "added_at": added}, failed.frame.index)
+        found = check(Archive("jobs", failed, provenance))
         assert found.problems == ("no run completed: nothing can be learnt from it",)
         assert (found.thin, found.workloads, found.coverage) == (3, 3, 0.0)
 

@@ -384,6 +384,32 @@ class TestHeldOut:
         judged = neighbours().taught(problem).judged
         assert judged.off(names[9], 9) < 0.8 * judged.off("column mean", 9)
 
+    @pytest.mark.parametrize("model", [selecta(), Quasar(), neighbours()], ids=["selecta", "quasar", "neighbours"])
+    def test_own_runs_that_contradict_the_archive_widen_every_interval_and_are_said(self, model: Collaborative) -> None:
+        frame = planted(workloads=20)
+        mine = some(frame, "w000", [2, 9]).assign(workload="new")
+        odd = mine.assign(runtime_s=mine["runtime_s"] * [1.0, 30.0])
+        usual, contradicted = (model.predict(*ask(frame[frame["workload"] != "w000"], runs)) for runs in (mine, odd))
+        assert not [w for w in usual.warnings if "unlike them" in w]
+        (said,) = [w for w in contradicted.warnings if "unlike them" in w]
+        rest = usual.evidence != 0
+        wider = contradicted.spread[rest] / usual.spread[rest]
+        assert wider.min() > 2.0
+        assert float(said.removesuffix(" x").rpartition(" ")[2]) == pytest.approx(wider.mean(), rel=0.1)
+
+    def test_own_failures_count_for_machines_of_as_little_memory(self) -> None:
+        frame, pool = planted(workloads=20), POOL.assign(memory_gib=2.0 ** POOL["node_count"])
+        mine = some(frame, "w000", [0, 3]).assign(workload="new", status=["failed", "completed"])
+        small, large = POOL["node_count"].iloc[[0, 3]]
+        assert small < large
+        problem, runs = build_problem(
+            mine, workload="new", archive=[frame[frame["workload"] != "w000"]], candidates=pool, objective="runtime"
+        )
+        chance = selecta().predict(problem, runs).completing
+        size = problem.configurations["node_count"].to_numpy()
+        assert (chance[size == small] == 0.5).all()
+        assert (chance[size >= large] == 1.0).all()
+
     def test_where_the_model_loses_the_column_mean_answers_and_it_says_so(self) -> None:
         frame = planted()
         problem, runs = ask(frame[frame["workload"] != "w000"], some(frame, "w000", [2, 9]).assign(workload="new"))
@@ -484,7 +510,7 @@ class TestBadArchives:
         clean, _ = self.answer(good.drop(index=45), mine)
         poisoned, said = self.answer(good.assign(runtime_s=good["runtime_s"].where(good.index != 45, 1e6)), mine)
         assert poisoned == pytest.approx(clean, abs=1e-9)
-        assert "1 cells" in said
+        assert "1 cell of" in said
 
     def test_contradictory_repetitions_are_left_out(self, frame: pd.DataFrame, mine: pd.DataFrame) -> None:
         good = self.others(frame).reset_index(drop=True)

@@ -20,7 +20,7 @@ from recommender.inputs import at_inputs, scale_column
 from recommender.models.noise import NOISE_PRIOR as NOISE_PRIOR
 from recommender.models.noise import NOISE_PRIOR_DOF, repetition_noise
 from recommender.problem import Problem
-from recommender.runs import Runs
+from recommender.runs import Runs, some
 from recommender.units import counted, format_duration
 
 if TYPE_CHECKING:
@@ -219,11 +219,13 @@ def with_measurements(prediction: Prediction, problem: Problem, runs: Runs) -> P
     mean = np.where(np.isfinite(seen.censored_log), np.fmax(mean, seen.censored_log), mean)
     bad = ~has & (seen.survived == 0) & (seen.lost > 0)
     code = np.int16(len(prediction.reasons) + 1)
+    lost_ones = some([problem.candidates.configuration(int(i)).label for i in np.flatnonzero(bad)[:MOST_NAMED]])
+    if bad.sum() > MOST_NAMED:
+        lost_ones = counted(int(bad.sum()), "configuration")
     sentence = (
-        f"every run of {counted(int(bad.sum()), 'configuration')} at this input, or from some smaller one on, failed or was stopped "
-        "at its time limit"
+        f"every run of {lost_ones} at this input, or from some smaller one on, failed or was stopped at its time limit"
         if scale_column(runs.inputs)
-        else f"every run of {counted(int(bad.sum()), 'configuration')} failed or was stopped at its time limit"
+        else f"every run of {lost_ones} failed or was stopped at its time limit"
     )
     share = (seen.survived + 1) / (seen.survived + seen.lost + 1)
     return Prediction(

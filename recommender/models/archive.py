@@ -196,8 +196,8 @@ def _look_through(problem: Problem, cells: ArchiveCells) -> Archived:
         y[twice] = np.nan
         out[:, columns] |= twice
         said.append(
-            f"{counted(int(twice.sum()), 'configuration')} of {listed(np.sort(names[twice.any(axis=1)]))}: repetitions in the archive "
-            "differ more than tenfold, and are left out"
+            f"repetitions in the archive of {listed(np.sort(names[twice.any(axis=1)]))} differ more than tenfold on "
+            f"{counted(int(twice.sum()), 'cell')} (a workload on a configuration), which {'is' if twice.sum() == 1 else 'are'} left out"
         )
     keep = np.asarray(np.isfinite(y).any(axis=1))
     level_off, scattered = (keep & found for found in unusual(y, names))

@@ -162,7 +162,7 @@ def _parts(row: Codes, context: Codes, configurations: int) -> tuple[Codes, Code
 def apart(problem: Problem, part: Codes, kept: int, *, by_inputs: bool) -> str:
     """What is left out beside the part that is kept, why, and what to do, in words."""
     others = np.flatnonzero((part >= 0) & (part != kept))
-    first = problem.candidates.configuration(int(others[0])).label
+    first, used = (problem.candidates.configuration(int(i)).label for i in (others[0], np.flatnonzero(part == kept)[0]))
     what, rest = f"{len(others)} configurations ({first}{' ...' if len(others) > 1 else ''})", int((part == kept).sum())
     if by_inputs:
         return (
@@ -170,8 +170,8 @@ def apart(problem: Problem, part: Codes, kept: int, *, by_inputs: bool) -> str:
             "the archive does not say how they compare"
         )
     return (
-        f"{UNLINKED}: {what} were run only by workloads that ran none of the other {rest}, so how these compare is not known; "
-        f"only the {rest} are used: to use all, run a workload on both"
+        f"{UNLINKED}: {what} were run only by workloads that ran none of the other {rest} ({used} ...), so how these compare is not "
+        f"known; only those {rest} are used: to use all, run a workload on both"
     )
 
 

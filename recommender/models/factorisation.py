@@ -27,7 +27,7 @@ from recommender.models import (
     with_measurements,
 )
 from recommender.models.archive import Archived, archived, nothing_comparable
-from recommender.models.completing import NEWS, truncated_normal
+from recommender.models.completing import NEWS, completing, truncated_normal
 from recommender.models.fold_in import FEWEST_WORKLOADS, Factorised, Fit, Folded
 from recommender.models.held_out import REFERENCES, Judged, column_mean, judge
 from recommender.models.kept import kept
@@ -38,6 +38,14 @@ from recommender.units import counted
 
 RANKS = (1, 2, 4, 8)
 """Ranks that are tried."""
+PRIOR_DOF = 4.0
+"""ν: degrees of freedom that the archive's own spread counts for beside the workload's runs."""
+UNLIKE = 1.5
+"""Widening from which on it is said."""
+UNLIKE_SAID = (
+    "the workload's own runs differ from each other otherwise than the archive's workloads do on the same configurations: it is "
+    "unlike them, or a run is odd; every interval is widened {:.1f} x"
+)
 
 
 @dataclass(frozen=True, eq=False)
@@ -92,13 +100,15 @@ class Collaborative:
         """
         a, seen = archived(problem), measured(problem, runs)
         y = np.where(seen.count > 0, seen.log_runtime, np.nan)[a.columns]
-        x, unlike = self._counters(problem, runs, a)
+        x, counters = self._counters(problem, runs, a)
         k = int(np.isfinite(y).sum())
         taught = self.taught(problem, k)
         stopped = np.where(np.isnan(y), seen.censored_log[a.columns], -np.inf)
         mean, spread = _at_least(taught.folded, y, x, stopped)
+        unlike = _unlike(taught, y, x)
         if k:
-            spread = spread * taught.judged.spread(taught.name, k)
+            spread = spread * taught.judged.spread(taught.name, k) * unlike
+        odd = (UNLIKE_SAID.format(unlike),) if unlike > UNLIKE else ()
         n = len(problem.configurations)
         wide, wide_spread = np.full(n, np.nan), np.full(n, np.nan)
         wide[a.columns], wide_spread[a.columns] = mean, np.where(np.isfinite(mean), spread, np.nan)
@@ -111,10 +121,10 @@ class Collaborative:
             log_runtime=wide,
             spread=wide_spread,
             evidence=np.full(n, TRANSFERRED, dtype=np.int8),
-            completing=a.cells.completing,
+            completing=a.cells.completing * completing(problem, seen),
             excluded=memory.excluded,
             reasons=memory.reasons,
-            warnings=(*self._warnings(problem, runs, taught, k, held), *unlike),
+            warnings=(*self._warnings(problem, runs, taught, k, held), *odd, *counters),
             binding=lambda i: remark + memory.remark(i),
         )
         return with_measurements(prediction, problem, runs)
@@ -157,7 +167,7 @@ class Collaborative:
             best = judged.choice(k, [name for name, _ in self.fits])
             regret, off = ([f(name, k) for name in (best, mean)] for f in (judged.regret, judged.off))
             said.append(
-                f"on {judged.workloads(k)} held-out workloads with {shown} {self.label} chose no better than the column mean "
+                f"on {judged.workloads(k)} held-out workloads with {shown} {self.label} chose no better than the column mean beyond chance "
                 f"(value over the best {np.exp(regret[0]):.2f}, column mean {np.exp(regret[1]):.2f}; a runtime is off by "
                 f"{np.expm1(off[0]):.0%}, column mean {np.expm1(off[1]):.0%}): the column mean is used"
             )
@@ -169,6 +179,25 @@ class Collaborative:
             + ("" if left < 0.1 else ": they do not settle the choice")
         )
         return tuple(said)
+
+
+def _unlike(taught: Taught, y: Array, x: Array) -> float:
+    """What a standard deviation is multiplied with where own runs contradict what the archive makes of each other; 1 where not.
+
+    With z_s the standardised error of run s as predicted from the others, √((ν + (k − 1) mean z²)/(ν + k − 1)): the scale of
+    a multivariate t given k runs, of which the level takes one (Shah, Wilson and Ghahramani 2014, eq. 6).
+    """
+    s = np.flatnonzero(np.isfinite(y) & np.isfinite(taught.folded.fold_in(y, x)[0]))
+    if len(s) < 2:
+        return 1.0
+    z = np.empty(len(s))
+    for place, i in enumerate(s):
+        others = y.copy()
+        others[i] = np.nan
+        mean, spread = taught.folded.fold_in(others, x)
+        z[place] = (y[i] - mean[i]) / (spread[i] * taught.judged.spread(taught.name, len(s) - 1))
+    free = len(s) - 1.0
+    return max(float(np.sqrt((PRIOR_DOF + free * np.mean(z**2)) / (PRIOR_DOF + free))), 1.0)
 
 
 def _at_least(folded: Folded, y: Array, x: Array, stopped: Array) -> tuple[Array, Array]:
