@@ -410,6 +410,39 @@ class TestHeldOut:
         assert (chance[size == small] == 0.5).all()
         assert (chance[size >= large] == 1.0).all()
 
+    def test_a_failure_speaks_against_what_the_archive_failed_on_together(self) -> None:
+        frame = planted(workloads=20)
+        hungry, small = frame["workload"] < "w010", frame["node_count"] == POOL["node_count"].min()
+        frame["status"] = np.where(hungry & small, "failed", "completed")
+        first = int(np.flatnonzero(POOL["node_count"] == POOL["node_count"].min())[0])
+        archive = frame[frame["workload"] != "w000"]
+        mine = some(frame, "w000", [first]).assign(workload="new", status="failed")
+        problem, runs = build_problem(
+            mine, workload="new", archive=[archive], candidates=POOL.drop(columns="memory_gib"), objective="runtime"
+        )
+        found = selecta().predict(problem, runs).completing
+        alike = problem.configurations["node_count"].to_numpy() == POOL["node_count"].min()
+        own = problem.configurations.index == first
+        assert found[alike & ~own].max() < 0.3 * found[~alike].min()
+        following = strategy("selecta").suggest(problem, runs)
+        assert following is not None
+        assert following.node_count > POOL["node_count"].min()
+
+    def test_what_others_were_stopped_at_is_not_proposed_again_under_another_name(self) -> None:
+        frame = planted(workloads=20, rank=1)
+        archive = frame[frame["workload"] != "w000"]
+        typical = archive.groupby(["instance_type", "node_count"])["runtime_s"].median().sort_values()
+        kind, nodes = typical.index[len(typical) // 2]
+        stopped = pd.DataFrame(
+            {"workload": ["new"], "instance_type": [kind], "node_count": [nodes], "runtime_s": [5000.0]}
+        ).assign(status="timed_out")
+        problem, runs = ask(archive, stopped)
+        following = strategy("selecta").suggest(problem, runs)
+        assert following is not None
+        assert following.expected_runtime_s is not None
+        assert following.expected_runtime_s < 5000.0
+        assert typical[following.instance_type, following.node_count] < typical[kind, nodes]
+
     def test_where_the_model_loses_the_column_mean_answers_and_it_says_so(self) -> None:
         frame = planted()
         problem, runs = ask(frame[frame["workload"] != "w000"], some(frame, "w000", [2, 9]).assign(workload="new"))
@@ -778,6 +811,6 @@ def test_a_reference_without_a_price_teaches_as_much_as_one_that_has_one() -> No
     dear = np.array([50.0, 0.0, 0.1, 0.2, 0.3, 0.4])  # the first is never the answer
     unknown = np.where(np.arange(6) == 0, np.inf, dear)
     with np.errstate(invalid="raise"):
-        scores = reference_scores([(normal, z)], [0], unknown)
-    assert scores[1:] == pytest.approx(reference_scores([(normal, z)], [0], dear)[1:])
+        scores = reference_scores([(normal, z)], [0], unknown, np.arange(len(unknown)))
+    assert scores[1:] == pytest.approx(reference_scores([(normal, z)], [0], dear, np.arange(len(dear)))[1:])
     assert np.isfinite(scores[1:]).all()

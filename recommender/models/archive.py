@@ -23,7 +23,7 @@ import numpy.typing as npt
 import pandas as pd
 
 from recommender.errors import InsufficientEvidenceError
-from recommender.models import Array, configuration_rows, measured
+from recommender.models import Array, Measured, configuration_rows, measured
 from recommender.models.contexts import apart, contexts
 from recommender.models.counters import Counters, out_of_proportion, proportion
 from recommender.models.kept import kept
@@ -35,6 +35,8 @@ from recommender.units import counted
 
 CONTRADICTION = float(np.log(10.0))
 """Least difference of ln(runtime) between repetitions, or of a cell from the additive model, that is left out."""
+UNLIKELY = 0.1
+"""ε: chance that a workload fares otherwise on a configuration than one like it."""
 NOTHING_LEFT = "nothing believable is left of the archive"
 
 
@@ -275,6 +277,35 @@ def _completed(problem: Problem) -> tuple[pd.DataFrame, npt.NDArray[np.intp], np
 def comparable_runs(problem: Problem) -> tuple[pd.DataFrame, npt.NDArray[np.intp], npt.NDArray[np.intp]]:
     """Comparable runs of candidates, their configurations and their contexts as `archive_cells` numbers them."""
     return contexts(problem)[:3]
+
+
+def completing_likewise(problem: Problem, seen: Measured) -> Array:
+    """P(a run completes) by what the archive's workloads lost that lost and completed the same as this one, (configurations,).
+
+    (Σ w_u completed + 1)/(Σ w_u (completed + lost) + 1) over contexts u, w_u the product over own configurations that u ran too
+    of 1 − ε where it fared alike and of ε where not. All weigh the same while nothing failed. A run stopped at a limit is
+    neither.
+    """
+    done, lost = kept(problem, "fared", lambda: _fared(problem))
+    own_done = (seen.count > 0).astype(float)
+    own_lost = ((seen.count == 0) & (seen.failures > 0)).astype(float)
+    alike = done @ own_done + lost @ own_lost
+    other = done @ own_lost + lost @ own_done
+    log_w = alike * np.log1p(-UNLIKELY) + other * np.log(UNLIKELY)
+    w = np.exp(log_w - log_w.max()) if own_lost.any() else np.ones(len(done))
+    result: Array = (w @ done + 1.0) / (w @ (done + lost) + 1.0)
+    return result
+
+
+def _fared(problem: Problem) -> tuple[Array, Array]:
+    """Whether each context completed, or failed and never completed, on each configuration, (contexts, configurations)."""
+    frame, row, context = comparable_runs(problem)
+    shape = (int(context.max(initial=-1)) + 1, len(problem.configurations))
+    done, lost = np.zeros(shape), np.zeros(shape)
+    status = frame["status"].to_numpy(object)
+    done[context[status == "completed"], row[status == "completed"]] = 1.0
+    lost[context[status == "failed"], row[status == "failed"]] = 1.0
+    return done, lost * (1.0 - done)
 
 
 def _contradictions(problem: Problem, cells: ArchiveCells, columns: npt.NDArray[np.intp]) -> npt.NDArray[np.bool_]:

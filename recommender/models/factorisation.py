@@ -20,13 +20,14 @@ import numpy as np
 from recommender.models import (
     TRANSFERRED,
     Array,
+    Measured,
     Prediction,
     configuration_rows,
     measured,
     nothing_known,
     with_measurements,
 )
-from recommender.models.archive import Archived, archived, nothing_comparable
+from recommender.models.archive import Archived, archived, completing_likewise, nothing_comparable
 from recommender.models.completing import NEWS, completing, truncated_normal
 from recommender.models.fold_in import FEWEST_WORKLOADS, Factorised, Fit, Folded
 from recommender.models.held_out import REFERENCES, Judged, column_mean, judge
@@ -121,7 +122,7 @@ class Collaborative:
             log_runtime=wide,
             spread=wide_spread,
             evidence=np.full(n, TRANSFERRED, dtype=np.int8),
-            completing=a.cells.completing * completing(problem, seen),
+            completing=_completing(problem, seen, a),
             excluded=memory.excluded,
             reasons=memory.reasons,
             warnings=(*self._warnings(problem, runs, taught, k, held), *odd, *counters),
@@ -176,9 +177,20 @@ class Collaborative:
         left = judged.regret(taught.name, k)
         said.append(
             f"on {judged.workloads(k)} held-out workloads {shown} led to {np.expm1(left):.0%} over the best on average"
-            + ("" if left < 0.1 else ": they do not settle the choice")
+            + (
+                ""
+                if left < 0.1
+                else ": they do not settle the choice; a search goes on (+ei behind the strategy's name)"
+            )
         )
         return tuple(said)
+
+
+def _completing(problem: Problem, seen: Measured, a: Archived) -> Array:
+    """P(completing): the archive's share, after own failures that of the workloads that fared alike, and own memory limits."""
+    if not seen.failures.any():
+        return a.cells.completing
+    return completing_likewise(problem, seen) * completing(problem, seen)
 
 
 def _unlike(taught: Taught, y: Array, x: Array) -> float:

@@ -7,7 +7,7 @@ v_i    ln of the objective of configuration i: ln(runtime) + price_i, price_i = 
 c      argmin_i of the predicted v_i, with the measured v_i on S; only configurations the workload really ran
 regret v_c − min_i v_i, by the workload's own runs: ln of how many times the best it costs, or takes
 
-Folds are whole applications where there are FOLDS or more of them, else workloads: a new job is rarely an old program. They
+Folds are whole applications where there are three or more of them, else workloads: a new job is rarely an old program. They
 are dealt in the order of size and then of what was run, never of names.
 """
 
@@ -39,7 +39,7 @@ FEWEST_JUDGED = 2
 MOST_CONTEXTS = 400
 """Contexts that are judged, evenly over the archive."""
 MOST_REFERENCES = 100
-"""Configurations considered as references: those that most workloads ran."""
+"""Configurations considered as references: those that most workloads ran, and of them the best on average."""
 REFERENCE_RANK = 2
 """Rank of the factorisation by which references are chosen."""
 WORTH = 0.002
@@ -90,7 +90,7 @@ def _folds(problem: Problem) -> tuple[Fold, ...]:
         return ()
     if len(a.y) > MOST_CONTEXTS:
         a = a.part(np.linspace(0, len(a.y) - 1, MOST_CONTEXTS).astype(np.intp))
-    group = a.application if len(set(a.application)) >= FOLDS else a.workload
+    group = a.application if len(set(a.application)) >= FEWEST_WORKLOADS else a.workload
     of, names = pd.factorize(group)  # contexts are in the order of what was run, which no name changes
     dealt = np.empty(len(names), dtype=np.intp)
     dealt[np.argsort(-np.bincount(of), kind="stable")] = np.arange(len(names)) % FOLDS  # the largest first
@@ -106,7 +106,7 @@ def _folds(problem: Problem) -> tuple[Fold, ...]:
         inside = (normal, completed(normal, learnt.y))
         chosen: list[int] = []
         for _ in range(min(REFERENCES, len(a.columns))):
-            scores = reference_scores([inside], chosen, price)
+            scores = reference_scores([inside], chosen, price, eligible(learnt))
             chosen.append(int(scores.argmin()))
         typical = np.where(np.isfinite(learnt.column), learnt.column + price, np.inf)
         rest = [int(i) for i in np.argsort(typical, kind="stable") if i not in chosen]
@@ -121,8 +121,15 @@ def completed(normal: Folded, y: Array) -> Array:
     return np.stack([np.where(np.isfinite(row), row, normal.fold_in(row, none)[0]) for row in y])
 
 
-def reference_scores(parts: list[tuple[Gaussian, Array]], chosen: list[int], price: Array) -> Array:
-    """Mean regret if each column were measured after `chosen`, (columns,); inf for what is no reference.
+def eligible(a: Archived) -> Rows:
+    """Columns considered as references: those that most contexts ran, and of them the best on average."""
+    coverage = np.isfinite(a.y).sum(axis=0)
+    order = np.lexsort((np.nan_to_num(a.column, nan=np.inf), -coverage))
+    return np.sort(order[:MOST_REFERENCES])
+
+
+def reference_scores(parts: list[tuple[Gaussian, Array]], chosen: list[int], price: Array, use: Rows) -> Array:
+    """Mean regret if each column of `use` were measured after `chosen`, (columns,); inf for what is no reference.
 
     `parts` are normals and the completed cells of workloads on which they are judged. For one more measurement c the
     normal's mean moves along K[:, c]: mean + (z_c − mean_c) K[:, c]/(K[c, c] + σ_c²).
@@ -130,7 +137,7 @@ def reference_scores(parts: list[tuple[Gaussian, Array]], chosen: list[int], pri
     columns = len(price)
     total, count = np.zeros(columns), 0
     for normal, z in parts:
-        total += _regret_after(normal, z, chosen, price).sum(axis=0)
+        total += _regret_after(normal, z, chosen, price, use).sum(axis=0)
         count += len(z)
     score = total / max(count, 1)
     score[chosen] = np.inf
@@ -138,8 +145,8 @@ def reference_scores(parts: list[tuple[Gaussian, Array]], chosen: list[int], pri
     return np.where(np.isfinite(price) & (coverage > 0), np.round(score, 9), np.inf)
 
 
-def _regret_after(normal: Gaussian, z: Array, chosen: list[int], price: Array) -> Array:
-    """Regret of each context if each column were measured next, (contexts, columns)."""
+def _regret_after(normal: Gaussian, z: Array, chosen: list[int], price: Array, use: Rows) -> Array:
+    """Regret of each context if each column of `use` were measured next, (contexts, columns); inf for the others."""
     n = len(price)
     known = np.isfinite(normal.mean[:n])
     k = normal.covariance[:n, :n] + 1e4
@@ -154,7 +161,7 @@ def _regret_after(normal: Gaussian, z: Array, chosen: list[int], price: Array) -
     value = np.where(known, z, np.inf) + price
     best = value.min(axis=1)
     rows, regret = np.arange(len(z)), np.full(z.shape, np.inf)
-    for c in map(int, np.flatnonzero(known & np.isfinite(price))):
+    for c in map(int, use[(known & np.isfinite(price))[use]]):
         moved = (
             np.where(known, mean + (z[:, c] - mean[:, c])[:, None] * (k[:, c] / (k[c, c] + noise[c])), np.inf) + price
         )
@@ -360,12 +367,10 @@ def next_reference(problem: Problem, chosen: tuple[int, ...], open_: npt.NDArray
 
 def _references(problem: Problem, a: Archived, chosen: tuple[int, ...]) -> Array:
     price = log_price(problem)[a.columns]
-    coverage = np.isfinite(a.y).sum(axis=0)
     parts = folds(problem)
     if not parts:  # nothing tells references apart: the archive's best on average is as good as any
         typical = a.column + price
         return np.where(np.isfinite(typical), np.round(typical - np.nanmin(typical), 9), np.inf)
     place = np.searchsorted(a.columns, np.array([c for c in chosen if c in a.columns], dtype=np.intp))
-    found = reference_scores([(part.normal, part.completed) for part in parts], [int(p) for p in place], price)
-    least = np.sort(coverage)[::-1][min(MOST_REFERENCES, len(coverage)) - 1]
-    return np.where(coverage >= least, found, np.inf)
+    inside = [(part.normal, part.completed) for part in parts]
+    return reference_scores(inside, [int(p) for p in place], price, eligible(a))
