@@ -168,7 +168,7 @@ class TestWhereNoWorkloadLinksTwoGroupsOfTypes:
         problem, said = believable(*self.asked(*types))
         assert archived(problem).columns.tolist() == columns
         assert len(said) == 1
-        assert f"only the {len(columns)} are used" in said[0]
+        assert f"only those {len(columns)} are used" in said[0]
 
     def test_own_runs_of_both_parts_keep_the_largest_and_it_is_said(self) -> None:
         problem, (said, left) = believable(*self.asked(0, 4))
