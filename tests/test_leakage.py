@@ -116,7 +116,8 @@ def test_evaluate_says_so_on_stderr(tmp_path: Path) -> None:
     assert done.exit_code == 0, done.output
     assert "note: leakage: the archive of mine holds its answer under another name: the runtimes of copy" in done.stderr
     assert "the archive of copy" in done.stderr
-    assert "other" not in done.stderr.replace("another", "")
+    assert "runtimes of other" not in done.stderr
+    assert "archive of other" not in done.stderr
 
 
 @pytest.mark.parametrize("name", ["scout", "lynceus", "c3o"])
