@@ -184,7 +184,7 @@ class TestBadTables:
 
     def test_an_archive_without_overlap_is_an_error(self) -> None:
         frame = planted()
-        with pytest.raises(InsufficientEvidenceError, match="nothing is learnt from the archive: it ran c5.large"):
+        with pytest.raises(InsufficientEvidenceError, match=r"nothing is learnt from the archive: it ran c5\.large"):
             Paris().predict(*ask(frame.assign(instance_type="c5.large"), on(frame, "a2x2")))
 
     @pytest.mark.parametrize("factor", [0.01, 100.0])

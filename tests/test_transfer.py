@@ -176,7 +176,7 @@ class TestBadTables:
         problem, runs = build_problem(own(frame, 3), workload="w0", candidates=POOL)
         with pytest.raises(InsufficientEvidenceError, match="--archive"):
             Transfer().predict(problem, runs)
-        with pytest.raises(InsufficientEvidenceError, match="nothing is learnt from the archive: it ran c5.large"):
+        with pytest.raises(InsufficientEvidenceError, match=r"nothing is learnt from the archive: it ran c5\.large"):
             Transfer().predict(*ask(frame.assign(instance_type="c5.large"), own(frame, 3)))
 
     @pytest.mark.parametrize("factor", [0.01, 100.0])
