@@ -428,6 +428,18 @@ class TestHeldOut:
         assert following is not None
         assert following.node_count > POOL["node_count"].min()
 
+    def test_an_own_failure_makes_nothing_likelier_to_complete(self) -> None:
+        frame = planted(workloads=20)
+        late = (frame["workload"] == "w003") & (frame["node_count"] > POOL["node_count"].min())
+        frame["status"] = np.where(late, "timed_out", "completed")
+        archive, first = frame[frame["workload"] != "w000"], some(frame, "w000", [0]).assign(workload="new")
+        chances = []
+        for status in ("completed", "failed"):
+            problem, runs = ask(archive, first.assign(status=status))
+            chances.append(selecta().predict(problem, runs).completing[1:])
+        assert chances[0].min() < 1.0
+        assert (chances[1] <= chances[0] + 0.02).all()
+
     def test_what_others_were_stopped_at_is_not_proposed_again_under_another_name(self) -> None:
         frame = planted(workloads=20, rank=1)
         archive = frame[frame["workload"] != "w000"]

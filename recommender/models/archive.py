@@ -282,30 +282,31 @@ def comparable_runs(problem: Problem) -> tuple[pd.DataFrame, npt.NDArray[np.intp
 def completing_likewise(problem: Problem, seen: Measured) -> Array:
     """P(a run completes) by what the archive's workloads lost that lost and completed the same as this one, (configurations,).
 
-    (Σ w_u completed + 1)/(Σ w_u (completed + lost) + 1) over contexts u, w_u the product over own configurations that u ran too
-    of 1 − ε where it fared alike and of ε where not. All weigh the same while nothing failed. A run stopped at a limit is
-    neither.
+    (Σ w_u completed + 1)/(Σ w_u ran + 1) over contexts u, w_u the product over own configurations that u ran too of 1 − ε where
+    it fared alike and of ε where not. All weigh the same while nothing failed. A run stopped at a limit did not complete, but
+    tells no two workloads apart.
     """
-    done, lost = kept(problem, "fared", lambda: _fared(problem))
+    done, lost, ran = kept(problem, "fared", lambda: _fared(problem))
     own_done = (seen.count > 0).astype(float)
     own_lost = ((seen.count == 0) & (seen.failures > 0)).astype(float)
     alike = done @ own_done + lost @ own_lost
     other = done @ own_lost + lost @ own_done
     log_w = alike * np.log1p(-UNLIKELY) + other * np.log(UNLIKELY)
     w = np.exp(log_w - log_w.max()) if own_lost.any() else np.ones(len(done))
-    result: Array = (w @ done + 1.0) / (w @ (done + lost) + 1.0)
+    result: Array = (w @ done + 1.0) / (w @ ran + 1.0)
     return result
 
 
-def _fared(problem: Problem) -> tuple[Array, Array]:
-    """Whether each context completed, or failed and never completed, on each configuration, (contexts, configurations)."""
+def _fared(problem: Problem) -> tuple[Array, Array, Array]:
+    """Whether each context completed, failed and never completed, or ran at all, on each configuration, (contexts, configurations)."""
     frame, row, context = comparable_runs(problem)
     shape = (int(context.max(initial=-1)) + 1, len(problem.configurations))
-    done, lost = np.zeros(shape), np.zeros(shape)
+    done, lost, ran = np.zeros(shape), np.zeros(shape), np.zeros(shape)
+    ran[context, row] = 1.0
     status = frame["status"].to_numpy(object)
     done[context[status == "completed"], row[status == "completed"]] = 1.0
     lost[context[status == "failed"], row[status == "failed"]] = 1.0
-    return done, lost * (1.0 - done)
+    return done, lost * (1.0 - done), ran
 
 
 def _contradictions(problem: Problem, cells: ArchiveCells, columns: npt.NDArray[np.intp]) -> npt.NDArray[np.bool_]:
