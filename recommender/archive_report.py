@@ -148,7 +148,7 @@ def _added_twice(archive: Archive) -> list[str]:
 
     again, count = shared([*cell, "runtime_s"])
     if count < SAME or 2 * count < shared(cell)[1]:
-        return _occurring_twice(archive.runs.frame)
+        return _occurring_twice(archive.runs.frame, cell)
     runs, names = counted(count, "run"), listed(again["workload"].to_numpy(object))
     said = (
         f"{runs} of {names}, the same to the last digit, came from several sources "
@@ -158,13 +158,10 @@ def _added_twice(archive: Archive) -> list[str]:
     return [said]
 
 
-def _occurring_twice(frame: pd.DataFrame) -> list[str]:
+def _occurring_twice(frame: pd.DataFrame, cell: list[str]) -> list[str]:
     """Rows that are others anew, where most repetitions are such: runtimes noted coarsely may repeat by themselves."""
     again = frame.duplicated()
-    cells = frame[
-        ["workload", "instance_type", "node_count", *(c for c in frame if str(c).startswith(("input.", "param.")))]
-    ]
-    if int(again.sum()) < SAME or 2 * int(again.sum()) < int(cells.duplicated().sum()):
+    if int(again.sum()) < SAME or 2 * int(again.sum()) < int(frame.duplicated(cell).sum()):
         return []
     names = listed(frame.loc[again, "workload"].to_numpy(object))
     said = (

@@ -157,12 +157,12 @@ class Archives:
                 parts = [part.reindex(columns=columns).astype(object) for part in (old[~known], new)]
                 new = pd.concat(parts, ignore_index=True)
             made = _split(read_table(new, SCHEMA, name=f"archive {name}"), name)
-            _, unusable = looked_through(of_all(made.runs))
             if not len(made.runs.completed):
                 raise InputError(
                     f"{source} was not added to archive {name}, in which no run would have completed: nothing can be learnt from "
                     "failures alone; add them with runs that completed"
                 )
+            _, unusable = looked_through(of_all(made.runs))
             if unusable.startswith(NOTHING_LEFT):
                 raise InputError(
                     f"{source} was not added to archive {name}, which would be of no use ({unusable}); are both in seconds, and "

@@ -106,7 +106,7 @@ class Collaborative:
         taught = self.taught(problem, k)
         stopped = np.where(np.isnan(y), seen.censored_log[a.columns], -np.inf)
         mean, spread = _at_least(taught.folded, y, x, stopped)
-        unlike = _unlike(taught, y, x)
+        unlike = _unlike(taught, y, x, mean)
         if k:
             spread = spread * taught.judged.spread(taught.name, k) * unlike
         odd = (UNLIKE_SAID.format(unlike),) if unlike > UNLIKE else ()
@@ -193,13 +193,13 @@ def _completing(problem: Problem, seen: Measured, a: Archived) -> Array:
     return completing_likewise(problem, seen) * completing(problem, seen)
 
 
-def _unlike(taught: Taught, y: Array, x: Array) -> float:
+def _unlike(taught: Taught, y: Array, x: Array, expected: Array) -> float:
     """What a standard deviation is multiplied with where own runs contradict what the archive makes of each other; 1 where not.
 
     With z_s the standardised error of run s as predicted from the others, √((ν + (k − 1) mean z²)/(ν + k − 1)): the scale of
     a multivariate t given k runs, of which the level takes one (Shah, Wilson and Ghahramani 2014, eq. 6).
     """
-    s = np.flatnonzero(np.isfinite(y) & np.isfinite(taught.folded.fold_in(y, x)[0]))
+    s = np.flatnonzero(np.isfinite(y) & np.isfinite(expected))
     if len(s) < 2:
         return 1.0
     z = np.empty(len(s))
